@@ -1,0 +1,1 @@
+"""selfie_jax: self-supervised pre-training of audio encoders by feature diversity and decorrelation."""

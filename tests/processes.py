@@ -1,0 +1,39 @@
+"""Runs commands of the project in processes of their own, as a user would."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+_COMPILATION_CACHE = tempfile.TemporaryDirectory(prefix='selfie_jax_tests_')
+
+
+def environment(devices=1, **extra):
+  """The environment of a process with `devices` virtual CPU devices."""
+  return os.environ | {
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+    'PYTHONPATH': str(ROOT),
+    'TF_CPP_MIN_LOG_LEVEL': '3',
+    # The same program is compiled once, not by each of the processes that the tests start.
+    'JAX_COMPILATION_CACHE_DIR': _COMPILATION_CACHE.name,
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
+    **extra,
+  }
+
+
+def run_python(*arguments, devices=1, check=True, timeout=300, **extra):
+  """Runs `python *arguments` from the repository's root and returns the finished process with its output as text."""
+  result = subprocess.run(
+    [sys.executable, *map(str, arguments)],
+    cwd=ROOT,
+    env=environment(devices, **extra),
+    capture_output=True,
+    text=True,
+    timeout=timeout,
+  )
+  if check and result.returncode:
+    raise AssertionError(f'{arguments} ended with {result.returncode}:\n{result.stderr[-4000:]}')
+  return result
