@@ -1,0 +1,1 @@
+"""From audio files to shards, and from shards to batches."""
