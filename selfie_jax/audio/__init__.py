@@ -1,0 +1,1 @@
+"""Log-mel front-end and augmentations, on device."""

@@ -1,0 +1,159 @@
+"""Distortions of a z-scored log-mel spectrogram (BYOL-A: arXiv 2103.06695 and, for the fader, 2204.07402).
+
+Everything is batched and random for each example. Random numbers are drawn for the whole batch at once, so they do not
+depend on how many devices share it.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from selfie_jax.config import Augment
+
+_EPS = float(np.finfo(np.float32).eps)
+
+
+def two_views(key: jax.Array, x: jax.Array, config: Augment) -> tuple[jax.Array, jax.Array]:
+  """Two independently distorted copies of the batch `x` (batch, n_mels, frames)."""
+  first, second = jax.random.split(key)
+  return augment(first, x, config), augment(second, x, config)
+
+
+def augment(key: jax.Array, x: jax.Array, config: Augment) -> jax.Array:
+  """One view: mixup, random resize crop, linear fader, noise.
+
+  Args:
+    key: a JAX random key.
+    x: z-scored log-mel, (batch, n_mels, frames).
+    config: strengths; an augmentation of strength 0 is left out.
+
+  Returns:
+    The view, of the shape of `x`.
+
+  Raises:
+    ValueError: `config.mixup_group` does not divide the batch.
+  """
+  uniform_key, noise_key = jax.random.split(key)
+  u = jax.random.uniform(uniform_key, (9, len(x)))
+  if config.mixup_ratio:
+    partners = group_partners(x, u[0], config.mixup_group)
+    x = mix(x, partners, config.mixup_ratio * u[1])
+  x = random_resize_crop(x, u[2:6], config.resize_frequency, config.resize_time, config.canvas_time)
+  if config.fader:
+    start, end = config.fader * (2 * u[6:8] - 1)
+    x = fade(x, start, end)
+  if config.noise:
+    x = mix(x, jax.random.normal(noise_key, x.shape), config.noise * u[8])
+  return x
+
+
+def mix(x: jax.Array, other: jax.Array, share: jax.Array) -> jax.Array:
+  """Mixes two log spectrograms as energies: log((1 - share) e^x + share e^other + eps), `share` (batch,) in [0, 1]."""
+  share = share[:, None, None]
+  return jnp.log((1 - share) * jnp.exp(x) + share * jnp.exp(other) + _EPS)
+
+
+def group_partners(x: jax.Array, u: jax.Array, group: int) -> jax.Array:
+  """For each example another one, uniform over its group of `group` consecutive examples.
+
+  Partners stay within the group, so that no data moves between devices and the result does not depend on their number.
+
+  Args:
+    x: (batch, ...).
+    u: (batch,) uniform in [0, 1).
+    group: size of a group; it divides the batch.
+
+  Returns:
+    The partners, of the shape of `x`.
+
+  Raises:
+    ValueError: the group does not divide the batch.
+  """
+  if len(x) % group:
+    raise ValueError(f'a mixup group of {group} does not divide the batch of {len(x)}')
+  grouped = x.reshape(-1, group, *x.shape[1:])
+  offset = 1 + jnp.floor(u.reshape(-1, group) * (group - 1)).astype(jnp.int32)
+  partner = (jnp.arange(group) + offset) % group
+  return jnp.take_along_axis(grouped, partner[:, :, None, None], axis=1).reshape(x.shape)
+
+
+def random_resize_crop(
+  x: jax.Array,
+  u: jax.Array,
+  frequency_range: tuple[float, float],
+  time_range: tuple[float, float],
+  canvas_time: float,
+) -> jax.Array:
+  """Crops a random rectangle from a zero canvas that has `x` in its middle and resizes it to the shape of `x`.
+
+  Args:
+    x: (batch, n_mels, frames).
+    u: (4, batch) uniform in [0, 1): height, vertical position, width and horizontal position of the crop.
+    frequency_range: the crop's height over n_mels, uniform in this range; the canvas limits it to n_mels.
+    time_range: the crop's width over frames, uniform in this range.
+    canvas_time: width of the canvas over frames.
+
+  Returns:
+    (batch, n_mels, frames).
+  """
+  n_mels, frames = x.shape[1:]
+  canvas_frames = int(canvas_time * frames)
+  height, top = random_span(u[0], u[1], n_mels, frequency_range, n_mels)
+  width, left = random_span(u[2], u[3], frames, time_range, canvas_frames)
+  rows = bicubic_matrix(top, height, n_mels, n_mels)
+  # The canvas is never made: weights on its zero margin are simply left out.
+  columns = bicubic_matrix(left - (canvas_frames - frames) // 2, width, frames, frames)
+  # Full precision, so that a crop which is the whole image gives exactly the image back on every backend.
+  return jnp.einsum('bij,bjk,blk->bil', rows, x, columns, precision=jax.lax.Precision.HIGHEST)
+
+
+def random_span(
+  u_length: jax.Array, u_position: jax.Array, size: int, scale: tuple[float, float], canvas: int
+) -> tuple[jax.Array, jax.Array]:
+  """Length clip(floor(U(scale) size), 1, canvas) and uniform start of spans on a canvas, both (batch,) int32."""
+  low, high = scale
+  length = jnp.clip(jnp.floor((low + (high - low) * u_length) * size).astype(jnp.int32), 1, canvas)
+  start = jnp.floor(u_position * (canvas - length + 1)).astype(jnp.int32)
+  return length, start
+
+
+def bicubic_matrix(start: jax.Array, length: jax.Array, in_size: int, out_size: int) -> jax.Array:
+  """Weights that resize the span [start, start + length) of an axis to `out_size` points.
+
+  Keys's cubic convolution (IEEE Trans. ASSP 29(6), 1981) with a = -0.75, corners aligned and edges replicated: the
+  formula of PyTorch's `interpolate(mode='bicubic', align_corners=True)`. Positions outside [0, in_size) are taken as
+  zeros.
+
+  Args:
+    start: (batch,) first position of the span, possibly negative.
+    length: (batch,) its length, at least 1.
+    in_size: size of the axis.
+    out_size: size of the resized axis, at least 2.
+
+  Returns:
+    (batch, out_size, in_size): `weights @ axis` is the resized span.
+  """
+  # The source coordinate point * (length - 1) / (out_size - 1), in integers so that whole coordinates stay exact.
+  scaled = jnp.arange(out_size) * (length[:, None] - 1)
+  base = scaled // (out_size - 1)
+  fraction = (scaled % (out_size - 1)) / (out_size - 1)
+  weights = jnp.zeros((len(start), out_size, in_size))
+  for tap in range(-1, 3):
+    position = start[:, None] + jnp.clip(base + tap, 0, length[:, None] - 1)
+    one_hot = position[..., None] == jnp.arange(in_size)
+    weights += jnp.where(one_hot, _cubic(fraction - tap)[..., None], 0)
+  return weights
+
+
+def _cubic(distance: jax.Array, a: float = -0.75) -> jax.Array:
+  """Keys's cubic convolution kernel at distances up to 2."""
+  d = jnp.abs(distance)
+  near = ((a + 2) * d - (a + 3)) * d * d + 1
+  far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+  return jnp.where(d <= 1, near, far)
+
+
+def fade(x: jax.Array, start: jax.Array, end: jax.Array) -> jax.Array:
+  """Adds a line over time from `start` to `end` (batch,) to every band of log-mel `x` (batch, n_mels, frames)."""
+  position = jnp.linspace(0, 1, x.shape[2])
+  return x + (start[:, None] + (end - start)[:, None] * position)[:, None, :]

@@ -1,0 +1,99 @@
+"""The front-end: waveform to log-mel spectrogram, equal to librosa's, on the device."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding
+
+from selfie_jax.config import LogMel
+
+_INT16_SCALE = 1 / 32_768
+_EPS = float(np.finfo(np.float32).eps)
+
+
+@functools.cache
+def mel_filterbank(config: LogMel) -> np.ndarray:
+  """Slaney's triangular filters with unit area, (n_fft // 2 + 1, n_mels) float32 (`librosa.filters.mel`)."""
+  import librosa  # Slow to import, and needed only here.
+
+  filters = librosa.filters.mel(
+    sr=config.sample_rate, n_fft=config.n_fft, n_mels=config.n_mels, fmin=config.f_min, fmax=config.f_max
+  )
+  return np.ascontiguousarray(filters.T)
+
+
+def log_mel(audio: jax.Array, config: LogMel) -> jax.Array:
+  """Log-mel power spectrogram: log(librosa.feature.melspectrogram(center=True, power=2) + float32 eps).
+
+  Args:
+    audio: (batch, samples), int16 or float in [-1, 1], at `config.sample_rate`.
+    config: the front-end's settings.
+
+  Returns:
+    (batch, n_mels, 1 + samples // hop_length) float32.
+  """
+  if audio.dtype == jnp.int16:
+    audio = audio.astype(jnp.float32) * _INT16_SCALE
+  frames = _frame(audio.astype(jnp.float32), config.n_fft, config.hop_length)
+  mel = jnp.einsum('btf,fm->bmt', _power_spectrum(frames), mel_filterbank(config), precision=jax.lax.Precision.HIGHEST)
+  return jnp.log(mel + _EPS)
+
+
+def _frame(audio: jax.Array, n_fft: int, hop: int) -> jax.Array:
+  """Centred, zero-padded frames (batch, 1 + samples // hop, n_fft).
+
+  Slices of whole hops are joined, because a gather of overlapping frames is slow on TPUs.
+  """
+  count = 1 + audio.shape[1] // hop
+  hops_per_frame = -(-n_fft // hop)
+  padded = jnp.pad(audio, ((0, 0), (n_fft // 2, hops_per_frame * hop)))
+  hops = padded[:, : (count + hops_per_frame - 1) * hop].reshape(len(audio), -1, hop)
+  return jnp.concatenate([hops[:, i : i + count] for i in range(hops_per_frame)], axis=-1)[..., :n_fft]
+
+
+def _power_spectrum(frames: jax.Array) -> jax.Array:
+  """|DFT|^2 of Hann-windowed frames, (batch, count, n_fft) to (batch, count, n_fft // 2 + 1)."""
+  # A matrix product where XLA's FFT is slow to run and slow to compile.
+  return _power_by_matmul(frames) if jax.default_backend() == 'tpu' else _power_by_fft(frames)
+
+
+def _hann(n_fft: int) -> np.ndarray:
+  return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)  # Periodic, as librosa's.
+
+
+def _power_by_matmul(frames: jax.Array) -> jax.Array:
+  n_fft = frames.shape[-1]
+  angles = 2 * np.pi / n_fft * (np.outer(np.arange(n_fft), np.arange(n_fft // 2 + 1)) % n_fft)
+  window = _hann(n_fft)[:, None]
+  dft = np.concatenate([window * np.cos(angles), window * np.sin(angles)], axis=1).astype(np.float32)
+  real, imaginary = jnp.split(jnp.matmul(frames, dft, precision=jax.lax.Precision.HIGHEST), 2, axis=-1)
+  return real**2 + imaginary**2
+
+
+def _power_by_fft(frames: jax.Array) -> jax.Array:
+  # In float32 the FFT's rounding noise can outweigh a quiet band under a loud one (errors up to 7e-4 on recordings).
+  with jax.enable_x64(True):
+    spectrum = _rfft(frames.astype(jnp.float64) * _hann(frames.shape[-1]))
+    return (spectrum.real**2 + spectrum.imag**2).astype(jnp.float32)
+
+
+def _rfft_of_shard(frames: jax.Array) -> jax.Array:
+  with jax.enable_x64(True):  # Also here, because a partition is traced later, outside the caller's context.
+    return jnp.fft.rfft(frames)
+
+
+# Left to itself, XLA gathers the frames of all devices on each of them before an FFT.
+_rfft = custom_partitioning(_rfft_of_shard)
+
+
+def _partition_rfft(
+  mesh: jax.sharding.Mesh, arguments: tuple[jax.ShapeDtypeStruct], result: jax.ShapeDtypeStruct
+) -> tuple[jax.sharding.Mesh, Callable[[jax.Array], jax.Array], NamedSharding, tuple[NamedSharding]]:
+  return mesh, _rfft_of_shard, result.sharding, (arguments[0].sharding,)
+
+
+_rfft.def_partition(_partition_rfft, sharding_rule='b t s -> b t f', need_replication_factors=('s', 'f'))

@@ -1,0 +1,210 @@
+"""Each augmentation against a plain NumPy version, and its random numbers against their distributions."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from selfie_jax.audio import augment
+from selfie_jax.config import Augment
+from tests.processes import run_python
+
+OFF = Augment(mixup_ratio=0.0, resize_frequency=(1.0, 1.0), resize_time=(1.0, 1.0), canvas_time=1.0, fader=0.0)
+EPS = np.finfo(np.float32).eps
+
+
+def spectrograms(batch, n_mels=64, frames=96, seed=0):
+  return np.random.default_rng(seed).standard_normal((batch, n_mels, frames)).astype(np.float32)
+
+
+def view(x, settings, seed=0):
+  return np.asarray(augment.augment(jax.random.key(seed), jnp.asarray(x), settings))
+
+
+def test_with_all_strengths_zero_a_view_is_the_spectrogram():
+  x = spectrograms(8)
+  np.testing.assert_array_equal(view(x, OFF), x)
+
+
+def test_two_views_differ_and_each_is_a_function_of_the_key():
+  x = jnp.asarray(spectrograms(16))
+  first, second = augment.two_views(jax.random.key(0), x, Augment(noise=0.2))
+  assert first.shape == second.shape == x.shape
+  assert all((abs(first[i] - second[i]) > 0.01).any() for i in range(16))
+  again = augment.two_views(jax.random.key(0), x, Augment(noise=0.2))
+  np.testing.assert_array_equal(first, again[0])
+  np.testing.assert_array_equal(second, again[1])
+  other, _ = augment.two_views(jax.random.key(1), x, Augment(noise=0.2))
+  assert all((abs(first[i] - other[i]) > 0.01).any() for i in range(16))
+
+
+# Mixup.
+
+
+def test_mix_adds_energies():
+  x, other = spectrograms(5), spectrograms(5, seed=1)
+  share = np.array([0, 0.1, 0.5, 0.9, 1])
+  expected = [np.log((1 - a) * np.exp(p) + a * np.exp(q) + EPS) for p, q, a in zip(x, other, share, strict=True)]
+  np.testing.assert_allclose(augment.mix(x, other, jnp.asarray(share)), expected, rtol=1e-4, atol=1e-5)
+
+
+def partners(batch, group, seed=0):
+  """Who is mixed in, by giving each example its own number as its only value."""
+  numbers = jnp.arange(batch, dtype=jnp.float32).reshape(-1, 1, 1)
+  u = jax.random.uniform(jax.random.key(seed), (batch,))
+  return np.asarray(augment.group_partners(numbers, u, group))[:, 0, 0].astype(int)
+
+
+def test_a_partner_is_another_example_of_the_same_group_each_as_likely():
+  group, batch = 8, 8 * 2_000
+  partner, example = partners(batch, group), np.arange(batch)
+  np.testing.assert_array_equal(partner // group, example // group)
+  offset = (partner - example) % group
+  counts = np.bincount(offset, minlength=group)
+  assert counts[0] == 0  # Nobody is their own partner.
+  assert scipy.stats.chisquare(counts[1:]).pvalue > 0.001
+
+
+def test_mixup_shares_are_uniform_up_to_the_ratio():
+  # Of two constant examples, 0 and log(1000), the view tells the share.
+  x = np.zeros((4_000, 2, 2), np.float32)
+  x[1::2] = np.log(1_000)
+  mixed = view(x, Augment(**(vars(OFF) | {'mixup_ratio': 0.2, 'mixup_group': 2})))[::2, 0, 0]
+  share = (np.exp(mixed) - 1) / 999
+  assert scipy.stats.kstest(share, scipy.stats.uniform(0, 0.2).cdf).pvalue > 0.001
+
+
+def test_a_group_that_does_not_divide_the_batch_is_refused():
+  with pytest.raises(ValueError, match='group of 16 does not divide the batch of 24'):
+    view(spectrograms(24), Augment())
+
+
+def test_an_example_depends_on_its_own_group_only():
+  settings = Augment(mixup_group=4, noise=0.3)
+  x = spectrograms(8)
+  changed = x.copy()
+  changed[4:] += 1
+  np.testing.assert_array_equal(view(changed, settings)[:4], view(x, settings)[:4])
+
+
+# Random resize crop.
+
+
+def cubic(distance):
+  """Keys's kernel with a = -0.75, as in PyTorch."""
+  d = abs(distance)
+  if d <= 1:
+    return 1.25 * d**3 - 2.25 * d**2 + 1
+  return -0.75 * (d**3 - 5 * d**2 + 8 * d - 4) if d < 2 else 0.0
+
+
+def resize_axis(values, size):
+  """Bicubic resampling of a 1-D array to `size` points, ends aligned, edges replicated."""
+  resized = []
+  for point in range(size):
+    source = point * (len(values) - 1) / (size - 1)
+    taps = range(int(np.floor(source)) - 1, int(np.floor(source)) + 3)
+    resized.append(sum(cubic(source - tap) * values[min(max(tap, 0), len(values) - 1)] for tap in taps))
+  return np.array(resized)
+
+
+def resize_crop(x, top, height, left, width, canvas_frames):
+  """The crop of a zero canvas with `x` in its middle, resized to the shape of `x`."""
+  canvas = np.zeros((x.shape[0], canvas_frames))
+  margin = (canvas_frames - x.shape[1]) // 2
+  canvas[:, margin : margin + x.shape[1]] = x
+  crop = canvas[top : top + height, left : left + width]
+  crop = np.apply_along_axis(resize_axis, 0, crop, x.shape[0])
+  return np.apply_along_axis(resize_axis, 1, crop, x.shape[1])
+
+
+def test_random_resize_crop_is_a_bicubic_resize_of_a_crop_of_the_canvas():
+  batch, n_mels, frames, canvas_frames = 24, 16, 24, 36
+  x = spectrograms(batch, n_mels, frames)
+  u = np.random.default_rng(1).uniform(size=(4, batch)).astype(np.float32)
+  u[:, 0], u[:, 1] = 0, np.nextafter(1, 0, dtype=np.float32)  # The smallest and the greatest crop.
+  ours = augment.random_resize_crop(jnp.asarray(x), jnp.asarray(u), (0.01, 1.5), (0.01, 1.8), 1.5)
+  for i in range(batch):
+    height = int(np.clip(np.floor((0.01 + 1.49 * u[0, i]) * n_mels), 1, n_mels))
+    width = int(np.clip(np.floor((0.01 + 1.79 * u[2, i]) * frames), 1, canvas_frames))
+    top, left = int(u[1, i] * (n_mels - height + 1)), int(u[3, i] * (canvas_frames - width + 1))
+    expected = resize_crop(x[i], top, height, left, width, canvas_frames)
+    np.testing.assert_allclose(ours[i], expected, rtol=0, atol=1e-5, err_msg=f'{height} x {width} at {top}, {left}')
+
+
+@pytest.mark.parametrize('length', [1, 2, 38, 64, 144])
+def test_bicubic_weights_are_plain_numpys(length):
+  ours = augment.bicubic_matrix(jnp.array([0]), jnp.array([length]), length, 64)[0]
+  np.testing.assert_allclose(ours, np.stack([resize_axis(row, 64) for row in np.eye(length)], axis=1), atol=1e-6)
+
+
+def test_without_frequency_resize_the_frequency_axis_is_untouched():
+  x = np.tile(spectrograms(16, frames=1), (1, 1, 96))  # Constant over time, so a crop over time shows nothing else.
+  settings = Augment(**(vars(OFF) | {'resize_time': (0.6, 1.0)}))
+  np.testing.assert_allclose(view(x, settings), x, rtol=1e-6, atol=1e-6)
+  u = jax.random.uniform(jax.random.key(0), (2, 1_000))
+  height, top = augment.random_span(*u, 64, (1.0, 1.0), 64)
+  identity = augment.bicubic_matrix(top, height, 64, 64)
+  np.testing.assert_array_equal(identity, np.broadcast_to(np.eye(64), identity.shape))
+
+
+def test_sizes_and_positions_of_crops_have_the_published_distribution():
+  u = jax.random.uniform(jax.random.key(0), (4, 20_000))
+  for size, canvas, u_size, u_position in ((64, 64, u[0], u[1]), (96, 144, u[2], u[3])):
+    length, start = map(np.asarray, augment.random_span(u_size, u_position, size, (0.6, 1.5), canvas))
+    expected = np.clip(np.floor(np.random.default_rng(0).uniform(0.6, 1.5, 200_000) * size), 1, canvas)
+    assert length.min() == int(0.6 * size)
+    assert length.max() == canvas - (canvas == 144)  # U(0.6, 1.5) never reaches 1.5.
+    assert scipy.stats.ks_2samp(length, expected).pvalue > 0.001
+    assert (start >= 0).all()
+    assert (start + length <= canvas).all()
+    # Uniform over the free places: the middle of the place, as a share of them, is uniform.
+    free = canvas - length + 1
+    room = free > 20
+    assert scipy.stats.kstest(((start + 0.5) / free)[room], 'uniform').pvalue > 0.001
+
+
+# Fader and noise.
+
+
+def test_fader_adds_a_line_over_time():
+  x = spectrograms(3)
+  start, end = np.array([0, -1, 0.5]), np.array([0, 1, -0.5])
+  expected = [x[i] + np.linspace(start[i], end[i], 96) for i in range(3)]
+  np.testing.assert_allclose(augment.fade(jnp.asarray(x), start, end), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_ends_of_the_fader_are_uniform_and_independent():
+  faded = view(np.zeros((4_000, 2, 3), np.float32), Augment(**(vars(OFF) | {'fader': 0.7})))
+  np.testing.assert_array_equal(faded[:, 0], faded[:, 1])
+  start, end = faded[:, 0, 0], faded[:, 0, 2]
+  for values in (start, end):
+    assert scipy.stats.kstest(values, scipy.stats.uniform(-0.7, 1.4).cdf).pvalue > 0.001
+  assert scipy.stats.pearsonr(start, end).pvalue > 0.001
+
+
+def test_noise_has_a_uniform_share_of_the_energy():
+  x = np.full((4_000, 8, 8), -30, np.float32)  # Nothing to hear but the noise.
+  noisy = view(x, Augment(**(vars(OFF) | {'noise': 0.4})))
+  share = np.exp(noisy).mean((1, 2)) / np.exp(0.5)  # A log-normal's mean is e^(1/2).
+  gaussian = noisy - noisy.mean((1, 2), keepdims=True)
+  loud = share > 0.2  # Elsewhere the eps shows.
+  assert abs(gaussian[loud].std() - np.sqrt(63 / 64)) < 0.01
+  assert abs(share.mean() - 0.2) < 0.01
+  assert scipy.stats.kstest(gaussian[loud].ravel()[:5_000] / np.sqrt(63 / 64), 'norm').pvalue > 0.001
+  assert 0.35 < np.quantile(share, 0.9) < 0.38
+
+
+# Devices.
+
+
+def test_values_do_not_depend_on_the_number_of_devices_and_nothing_moves_between_them():
+  results = json.loads(run_python('-m', 'tests.audio.device_worker', devices=8).stdout)
+  assert [result['devices'] for result in results] == [1, 2, 8]
+  assert [result['collectives'] for result in results] == [[], [], []]
+  for result in results[1:]:
+    np.testing.assert_array_equal(result['random'], results[0]['random'])
+    np.testing.assert_allclose(result['views'], results[0]['views'], rtol=0, atol=2e-6)

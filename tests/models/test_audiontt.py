@@ -1,0 +1,171 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from selfie_jax import config
+from selfie_jax.models.audiontt import AudioNTT, ConvBlock, max_pool_2x2, pool_frames
+
+SMALL = config.Encoder(conv_channels=8, width=24)
+
+
+def encoder(settings=SMALL, n_mels=16):
+  return AudioNTT(settings, n_mels, rngs=nnx.Rngs(0))
+
+
+def spectrograms(shape, seed=0):
+  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'parameters', 'features', 'stride'),
+  [
+    (config.Encoder(width=512), 600_192, 512, 8),
+    (config.Encoder(width=1_024), 1_649_792, 1_024, 8),
+    (config.Encoder(width=2_048), 5_321_856, 2_048, 8),
+    (config.Encoder(conv_blocks=2, width=2_048, concat_conv=True), 6_333_376, 3_072, 4),
+  ],
+  ids=['AudioNTT2020/512', 'AudioNTT2020/1024', 'AudioNTT2020/2048', 'AudioNTT2022/3072'],
+)
+def test_parameter_counts_and_feature_widths_are_the_published_ones(settings, parameters, features, stride):
+  model = nnx.eval_shape(lambda: encoder(settings, 64))
+  assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == parameters
+  assert (model.features, model.frame_stride) == (features, stride)
+
+
+@pytest.mark.parametrize('concat_conv', [False, True])
+@pytest.mark.parametrize(('frames', 'out_frames'), [(96, 12), (103, 12), (8, 1)])
+def test_output_shape(frames, out_frames, concat_conv):
+  model = encoder(config.Encoder(conv_channels=8, width=24, concat_conv=concat_conv))
+  output = nnx.eval_shape(lambda: model(spectrograms((2, 16, frames)), train=False))
+  assert output.shape == (2, out_frames, model.features) == (2, out_frames, 24 + 16 * concat_conv)
+
+
+def test_a_frame_is_mel_major_and_channel_minor():
+  model = encoder(config.Encoder(conv_blocks=1, conv_channels=2, width=1, concat_conv=True), n_mels=4)
+  kernel = np.zeros((3, 3, 1, 2), np.float32)
+  kernel[1, 1, 0] = 1, 10  # Channel 1 is ten times channel 0, which is the input.
+  model.blocks[0].conv.kernel.set_value(jnp.asarray(kernel))
+  x = jnp.arange(1.0, 17).reshape(1, 4, 4)
+  conv = model(x, train=False)[..., :4] * np.sqrt(1 + 1e-5)  # Undoes the normalisation by the initial statistics.
+  np.testing.assert_allclose(conv[0], [[6, 60, 14, 140], [8, 80, 16, 160]], rtol=1e-6)
+
+
+def test_the_state_is_parameters_and_batch_statistics_only():
+  kinds = {type(v) for v in jax.tree.leaves(nnx.state(encoder()), is_leaf=lambda v: isinstance(v, nnx.Variable))}
+  assert kinds == {nnx.Param, nnx.BatchStat}
+
+
+def test_in_evaluation_an_example_does_not_depend_on_its_neighbours():
+  model = encoder()
+  model(spectrograms((32, 16, 96)), train=True, rngs=nnx.Rngs(dropout=0))  # Running averages other than 0 and 1.
+  x = spectrograms((4, 16, 96), seed=1)
+  others = 100 * spectrograms((4, 16, 96), seed=2)
+  together = model(x, train=False)
+  among_others = model(jnp.concatenate([x[:1], others[1:]]), train=False)
+  np.testing.assert_array_equal(among_others[0], together[0])
+  alone = jnp.concatenate([model(x[i : i + 1], train=False) for i in range(4)])
+  np.testing.assert_allclose(alone, together, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('frames', [96, 101, 103])
+def test_a_padded_example_has_the_features_that_it_has_alone(frames):
+  model = encoder()
+  model(spectrograms((32, 16, 96)), train=True, rngs=nnx.Rngs(dropout=0))
+  x = spectrograms((1, 16, frames), seed=1)
+  padded = jnp.concatenate([x, 100 * spectrograms((1, 16, 144 - frames), seed=2)], axis=2)
+  alone = model(x, train=False)
+  together = model(padded, train=False, valid=jnp.array([frames]))
+  np.testing.assert_allclose(together[:, : frames // 8], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_evaluation_does_not_touch_the_state_and_training_averages_the_statistics():
+  model = encoder(config.Encoder(conv_blocks=1, conv_channels=8, width=24))
+  x = 3 + spectrograms((32, 16, 96))
+  before = jax.tree.map(jnp.copy, nnx.state(model))
+  model(x, train=False)
+  jax.tree.map(np.testing.assert_array_equal, nnx.state(model), before)
+  model(x, train=True, rngs=nnx.Rngs(dropout=0))
+  block = model.blocks[0]
+  convolved = block.conv(x[..., None])
+  np.testing.assert_allclose(block.norm.mean[...], 0.1 * convolved.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(block.norm.var[...], 0.9 + 0.1 * convolved.var((0, 1, 2)), rtol=1e-4)
+
+
+def test_dropout_takes_its_key_from_the_call():
+  model = encoder()
+  x = spectrograms((4, 16, 96))
+
+  def run(seed):
+    return model(x, train=True, rngs=nnx.Rngs(dropout=seed))
+
+  np.testing.assert_array_equal(run(0), run(0))
+  assert (run(0) != run(1)).any()
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean():
+  model = encoder(config.Encoder(conv_channels=8, width=2_000, dropout=0.3))
+  dropped = model.dropout(jnp.ones((100, 2_000)), deterministic=False, rngs=nnx.Rngs(dropout=0))
+  assert abs((dropped == 0).mean() - 0.3) < 0.005  # Five standard deviations.
+  np.testing.assert_allclose(dropped[dropped != 0], 1 / 0.7, rtol=1e-6)
+
+
+def test_max_pool_drops_an_odd_last_row_and_column():
+  x = spectrograms((2, 5, 7, 3))
+  expected = np.asarray(x)[:, :4, :6].reshape(2, 2, 2, 3, 2, 3).max((2, 4))
+  np.testing.assert_array_equal(max_pool_2x2(x), expected)
+
+
+def pool_gradient(x, dy):
+  """The gradient of a max-pool in plain NumPy: it goes to the first of the greatest."""
+  gradient = np.zeros_like(x)
+  for n, i, j, c in np.ndindex(*dy.shape):
+    row, column = np.divmod(x[n, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, c].argmax(), 2)
+    gradient[n, 2 * i + row, 2 * j + column, c] = dy[n, i, j, c]
+  return gradient
+
+
+@pytest.mark.parametrize('ties', [False, True])
+def test_gradient_of_max_pool_is_exact_in_float64(ties):
+  rng = np.random.default_rng(0)
+  x = rng.integers(-1, 2, (2, 7, 8, 3)).astype(np.float64) if ties else rng.standard_normal((2, 7, 8, 3))
+  dy = rng.standard_normal((2, 3, 4, 3))
+  with jax.enable_x64(True):
+    (gradient,) = jax.vjp(max_pool_2x2, jnp.asarray(x))[1](jnp.asarray(dy))
+  np.testing.assert_array_equal(gradient, pool_gradient(x, dy))
+
+
+def test_no_window_loses_its_gradient_when_xla_fuses_the_pool_with_the_normalisation():
+  with jax.enable_x64(True):
+    graphdef, state = nnx.split(ConvBlock(1, 64, rngs=nnx.Rngs(0)))
+    state = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), state)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((16, 64, 96, 1)))
+
+    @jax.jit
+    def outputs_and_gradient_of_their_sum(state):
+      def total(state):
+        y = nnx.merge(graphdef, state, copy=True)(x, train=True)
+        return y.sum(), y
+
+      gradient, y = jax.grad(total, has_aux=True)(state)
+      return y, gradient['norm']['bias'][...]
+
+    y, gradient = outputs_and_gradient_of_their_sum(state)
+    np.testing.assert_array_equal(gradient, (y > 0).sum((0, 1, 2)))
+
+
+def test_a_clip_is_maximum_plus_mean_over_time():
+  frames = np.asarray(spectrograms((3, 12, 5)))
+  np.testing.assert_allclose(pool_frames(jnp.asarray(frames)), frames.max(1) + frames.mean(1), rtol=1e-6)
+
+
+def test_frames_past_the_valid_ones_are_left_out():
+  frames = np.asarray(spectrograms((4, 12, 5))) - 3  # All negative: a zero for a masked frame would win the maximum.
+  valid = np.array([1, 5, 11, 12])
+  padded = frames.copy()
+  for i, count in enumerate(valid):
+    padded[i, count:] = 1e6
+  pooled = pool_frames(jnp.asarray(padded), jnp.asarray(valid))
+  expected = [frames[i, :count].max(0) + frames[i, :count].mean(0) for i, count in enumerate(valid)]
+  np.testing.assert_allclose(pooled, expected, rtol=1e-6)
