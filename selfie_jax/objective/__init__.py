@@ -1,0 +1,1 @@
+"""The loss and the statistics it is made of."""
