@@ -1,0 +1,99 @@
+"""Pre-trains an encoder: `python -m selfie_jax.train --config configs/X.py --workdir DIR [--config.key=value ...]`.
+
+Starts a run in an empty folder and resumes the one it finds there. The whole story, top to bottom: read the config,
+lay out the devices, check the data, make or restore the state, and then step, report and save until the end.
+
+"Step" counts finished updates: checkpoint k is the state after k updates, and update k is made from batch k - 1, which
+is a function of (seed, k - 1) alone. So a run that was stopped, or killed, goes on with exactly the batches that are
+left, and its random numbers, which are a function of (seed, step), are those of a run that was never stopped.
+"""
+
+import contextlib
+from collections.abc import Sequence
+
+import jax
+from clu import parameter_overview
+from flax import nnx
+
+from selfie_jax.config import parse_training
+from selfie_jax.data.dataset import check_dataset
+from selfie_jax.data.pipeline import batches
+from selfie_jax.errors import EXIT_PREEMPTED, run_command
+from selfie_jax.terminal import console
+from selfie_jax.training import checkpoints
+from selfie_jax.training import mesh as mesh_lib
+from selfie_jax.training.monitor import Monitor
+from selfie_jax.training.optimizer import make_optimizer
+from selfie_jax.training.preemption import StopSignal
+from selfie_jax.training.state import init_state
+from selfie_jax.training.step import make_train_step
+
+
+def main(arguments: Sequence[str]) -> int:
+  """Runs the training command; returns its exit code."""
+  # ------------------------------------------------------------- config, devices, data: all that a user can get wrong
+  config, workdir = parse_training(arguments)
+  mesh_lib.initialize_distributed()
+  console.quiet = jax.process_index() > 0
+  mesh = mesh_lib.make_mesh()
+  mesh_lib.check_batch(config, mesh.size)
+  manifest = check_dataset(config.data.path, config.log_mel)
+  data = checkpoints.initial_data_state(config, manifest, mesh.size)
+  optimizer = make_optimizer(config)
+  checkpoints.claim_workdir(workdir, config)
+
+  # SIGTERM is heeded between two steps, so that a save is never cut off; leaving this block, in whatever way, waits for
+  # the save that is running.
+  with StopSignal() as stop, checkpoints.open_manager(workdir, config.checkpoint) as manager:
+    # ----------------------------------------------------------- state: restored where there is one, else initialised
+    init = jax.jit(lambda: init_state(config, optimizer), out_shardings=mesh_lib.replicated(mesh))
+    shapes = jax.eval_shape(init)
+    restored = checkpoints.restore(manager, mesh_lib.replicate_shapes(shapes, mesh), data)
+    if restored is None:
+      state = init()
+      console.print(parameter_overview.get_parameter_overview(nnx.to_pure_dict(state.params), include_stats=False))
+    else:
+      state, data = restored
+      console.print(f'resuming after step {int(state.step)} from {manager.directory}')
+    first_step = int(state.step)
+
+    # ----------------------------------------------------------- loop
+    train_step = make_train_step(config, optimizer, mesh, data)
+    clips = batches(
+      config.data.path,
+      batch_size=config.batch_size,
+      crop_samples=config.crop_samples,
+      seed=config.seed,
+      start_step=first_step,
+      read_threads=config.data.read_threads,
+      prefetch_batches=config.data.prefetch_batches,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
+    stopped = False
+    with contextlib.closing(Monitor(workdir, config, first_step)) as monitor, jax.transfer_guard('disallow'):
+      for step in range(first_step + 1, config.steps + 1):
+        with monitor.waiting_for_data():
+          batch = next(clips)
+        # Dispatch does not wait for the device, so the next batch is read and sent while this step is computed.
+        state, metrics = train_step(state, mesh_lib.to_devices(batch['audio'], mesh_lib.batch_sharding(mesh)))
+        if monitor.report_due(step - 1):
+          monitor.flush()
+        monitor.add(step, metrics)
+
+        stopped = step < config.steps and stop.stop_after(step)
+        if stopped or step % config.checkpoint.every_steps == 0 or step == config.steps:
+          monitor.flush()  # Parameters that are not finite are never saved.
+          checkpoints.save(manager, step, state, data, config)
+        if stopped:
+          break
+
+  if stopped:
+    console.print(f'stopped after step {step} as told: saved, start me again to go on')
+    return EXIT_PREEMPTED
+  console.print(f'finished {config.steps} steps: {manager.directory / str(config.steps)}')
+  return 0
+
+
+if __name__ == '__main__':
+  run_command(main)

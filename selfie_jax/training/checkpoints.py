@@ -1,0 +1,186 @@
+"""Checkpoints of a run, with Orbax: written in the background, complete or not there at all.
+
+Checkpoint k holds the state after k updates, so a run that restores it goes on with batch k. Each has three items:
+`state` (the train state), `data` (which data set, and its z-scoring statistics) and `config`.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from flax import nnx
+
+from selfie_jax import config as config_lib
+from selfie_jax.config import Config
+from selfie_jax.data.dataset import Manifest
+from selfie_jax.errors import UserError
+from selfie_jax.files import write_atomically
+from selfie_jax.models.audiontt import AudioNTT
+from selfie_jax.training.state import TrainState, build_encoder, split_model
+
+# A run may be resumed with other values of these: none of them changes a number.
+_FREE_KEYS = (('checkpoint',), ('log',), ('data', 'path'), ('data', 'read_threads'), ('data', 'prefetch_batches'))
+
+
+@dataclasses.dataclass(frozen=True)
+class DataState:
+  """What a run was begun with, besides its config, and must keep to its end."""
+
+  fingerprint: str  # Of the data set: over its shards' checksums, wherever it lies.
+  mean: float  # Of its log-mel values.
+  std: float
+  variance_groups: int  # Blocks of rows that the diversity term's variance is taken over.
+
+
+def initial_data_state(config: Config, manifest: Manifest, num_devices: int) -> DataState:
+  """Returns the data state of a run that begins. Resumed on other devices, it keeps its groups, and so its loss."""
+  shards = json.dumps([dataclasses.asdict(shard) for shard in manifest.shards])
+  groups = num_devices if config.objective.variance_statistics == 'per_device' else 1
+  return DataState(hashlib.sha256(shards.encode()).hexdigest(), manifest.mean, manifest.std, groups)
+
+
+def open_manager(workdir: Path, config: config_lib.Checkpoint) -> ocp.CheckpointManager:
+  """Opens (or makes) the run's checkpoint folder. Steps to save at are the caller's choice."""
+  managers = ocp.checkpoint_managers
+  options = ocp.CheckpointManagerOptions(
+    save_decision_policy=managers.FixedIntervalPolicy(1),
+    preservation_policy=managers.LatestN(config.keep),
+    cleanup_tmp_directories=True,  # What a killed save left behind.
+  )
+  return ocp.CheckpointManager(epath.Path(workdir).resolve() / 'checkpoints', options=options)
+
+
+def save(manager: ocp.CheckpointManager, step: int, state: TrainState, data: DataState, config: Config) -> None:
+  """Starts saving in the background; the previous save, if it still runs, is waited for."""
+  items = ocp.args.Composite(
+    state=ocp.args.StandardSave(state),
+    data=ocp.args.JsonSave(dataclasses.asdict(data)),
+    config=ocp.args.JsonSave(dataclasses.asdict(config)),
+  )
+  # Orbax copies the state to the host, which accelerators count as an implicit transfer.
+  with jax.transfer_guard_device_to_host('allow'):
+    manager.save(step, args=items)
+
+
+def restore(
+  manager: ocp.CheckpointManager, template: TrainState, data: DataState
+) -> tuple[TrainState, DataState] | None:
+  """Restores the newest checkpoint in the layout of `template` (shapes with shardings), or returns None.
+
+  Args:
+    manager: from `open_manager`.
+    template: what to restore, and where to.
+    data: what the run would begin with; the data set must be the one that it was begun with.
+
+  Raises:
+    UserError: the run was trained on another data set, or its newest checkpoint cannot be read. Starting over in a
+      folder that holds a run's checkpoints would end with overwriting them.
+  """
+  step = manager.latest_step()
+  if step is None:
+    return None
+  saved = DataState(**_read(manager, step, data=ocp.args.JsonRestore())['data'])
+  if saved.fingerprint != data.fingerprint:
+    raise UserError(
+      f'this run was trained on the data set {saved.fingerprint[:12]} and data.path holds {data.fingerprint[:12]}: '
+      'give the same data set, or another --workdir'
+    )
+  return _read(manager, step, state=ocp.args.StandardRestore(template))['state'], saved
+
+
+def _read(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
+  """Reads items of a checkpoint.
+
+  Raises:
+    UserError: one of them is damaged or gone.
+  """
+  try:
+    return manager.restore(step, args=ocp.args.Composite(**items))
+  except Exception as error:  # Orbax and TensorStore raise what the damage happens to lead to.
+    reason = str(error).strip().partition('\n')[0]
+    raise UserError(
+      f'checkpoint {step} in {manager.directory} cannot be read ({type(error).__name__}: {reason}): '
+      f'move {manager.directory / str(step)} away to go on from the one before'
+    ) from error
+
+
+def claim_workdir(workdir: Path, config: Config) -> None:
+  """Writes `config.json`, or checks that the one that is there is of the same run.
+
+  Raises:
+    UserError: the folder belongs to a run of another config; names the first setting that differs.
+  """
+  path = workdir / 'config.json'
+  wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+  if path.exists():
+    for key, (saved, given) in _differences(json.loads(path.read_text()), wanted).items():
+      if not any(key[: len(free)] == free for free in _FREE_KEYS):
+        raise UserError(
+          f'{workdir} holds a run with {".".join(key)}={saved!r}, and this config has {given!r}: '
+          'give another --workdir, or the same value'
+        )
+    return
+  if jax.process_index() == 0:
+    workdir.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as file:
+      file.write(json.dumps(wanted, indent=2).encode() + b'\n')
+
+
+def _differences(saved: dict[str, Any], given: dict[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple, tuple]:
+  found = {}
+  for key in saved | given:
+    old, new = saved.get(key), given.get(key)
+    if isinstance(old, dict) and isinstance(new, dict):
+      found |= _differences(old, new, (*prefix, key))
+    elif old != new:
+      found[(*prefix, key)] = (old, new)
+  return found
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedEncoder:
+  """An encoder and what its input must look like: log-mel by `config.log_mel`, z-scored with `mean` and `std`."""
+
+  encoder: AudioNTT
+  config: Config
+  mean: float
+  std: float
+  step: int
+
+
+def load_encoder(workdir: str | Path, step: int | None = None) -> LoadedEncoder:
+  """Loads the encoder alone (no projector, no optimizer) of a run's checkpoint, the newest by default.
+
+  Args:
+    workdir: the training run's folder.
+    step: which checkpoint; None for the newest.
+
+  Raises:
+    UserError: no such folder, no checkpoint in it, not the one asked for, or a damaged one.
+  """
+  folder = epath.Path(workdir).resolve() / 'checkpoints'
+  if not folder.exists():
+    raise UserError(f'{workdir} has no checkpoints/: give the --workdir of a training run')
+  # With these a manager that is asked for nothing writes nothing; `read_only` says so with a warning at each start.
+  options = ocp.CheckpointManagerOptions(create=False, save_root_metadata=False)
+  with ocp.CheckpointManager(folder, options=options) as manager:
+    steps = manager.all_steps()
+    if not steps:
+      raise UserError(f'{folder} holds no finished checkpoint yet')
+    step = max(steps) if step is None else step
+    if step not in steps:
+      raise UserError(f'{folder} has no checkpoint {step}; it has {", ".join(map(str, sorted(steps)))}')
+    saved = _read(manager, step, data=ocp.args.JsonRestore(), config=ocp.args.JsonRestore())
+    config = config_lib.from_mapping(Config, saved['config'])
+    graphdef, params, batch_stats = split_model(build_encoder(config))
+    item = {'params': {'encoder': params}, 'batch_stats': {'encoder': batch_stats}}
+    restore_args = ocp.checkpoint_utils.construct_restore_args(item)
+    weights = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
+    state = _read(manager, step, state=weights)['state']
+  encoder = nnx.merge(graphdef, state['params']['encoder'], state['batch_stats']['encoder'])
+  return LoadedEncoder(encoder, config, saved['data']['mean'], saved['data']['std'], step)
