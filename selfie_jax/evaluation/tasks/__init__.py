@@ -1,0 +1,1 @@
+"""Labelled tasks: which clips, which labels, which of them are train, valid and test."""
