@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import importlib.util
 import math
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import ml_collections
 
-from selfie_jax.errors import ArgumentParser, UserError
+from selfie_jax.errors import UserError
 
 _T = typing.TypeVar('_T')
 
@@ -58,14 +59,28 @@ class Augment:
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoder:
-  """AudioNTT. `conv_blocks` halvings in time and frequency, then two dense layers of `width` on each frame."""
+class AudioNTT:
+  """The convolutional encoder: `conv_blocks` halvings in time and frequency, then two dense layers on each frame."""
 
+  name: str = 'audiontt'
   conv_blocks: int = 3  # 3: AudioNTT2020; 2: AudioNTT2022.
   conv_channels: int = 64
   width: int = 2_048
   dropout: float = 0.3
   concat_conv: bool = False  # Frame features = [convolutions, dense layers], as in AudioNTT2022.
+
+
+@dataclasses.dataclass(frozen=True)
+class ViT:
+  """The vision transformer on patches of the log-mel spectrogram."""
+
+  name: str = 'vit'
+  size: str = 'base'  # Or 'tiny', 'small'.
+  patch: tuple[int, int] = (16, 16)  # Mel bands x frames.
+  positions: str = 'sincos'  # Or 'learned', for clips no longer than the training crop.
+
+
+Encoder = AudioNTT | ViT  # Chosen by `encoder.name`.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +95,45 @@ class Projector:
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """Weights of the three terms (defaults: VICReg's published ones; the SELFIE paper's are not known to us)."""
+  """The three terms and their weights (defaults: preset `selfie`; `objective.preset` sets all that is not given)."""
 
+  invariance_term: str = 'mean_squared_error'  # Or 'cross_correlation': that matrix's diagonal.
+  diversity_term: str = 'variance'  # Or 'uniformity', 'hyperspherical_energy', 'coding_rate'.
+  decorrelation_term: str = 'covariance'  # Or 'cross_correlation': that matrix off its diagonal.
   invariance: float = 25.0
   diversity: float = 25.0
   decorrelation: float = 1.0
   variance_statistics: str = 'per_device'  # Or 'global'.
+  energy_exponent: float = 0.0  # s of the hyperspherical energy: |x - y|^-s, or -log |x - y| if 0.
+  normalize: bool = False  # Scale every embedding to the norm sqrt(d) first.
+
+  def variance_groups(self, num_devices: int) -> int:
+    """Returns how many blocks of rows the variance is taken over in a run that begins on `num_devices` devices."""
+    per_device = self.diversity_term == 'variance' and self.variance_statistics == 'per_device'
+    return num_devices if per_device else 1
+
+
+# The SELFIE paper's own terms and coefficients are not known to us: `selfie` has the statistics of our design and the
+# weights of VICReg. The last preset's weights are ours.
+PRESETS = {
+  'selfie': {},
+  'vicreg': {'variance_statistics': 'global'},
+  'barlow_twins': {
+    'invariance_term': 'cross_correlation',
+    'decorrelation_term': 'cross_correlation',
+    'variance_statistics': 'global',  # Of a diversity that is reported only.
+    'invariance': 1.0,
+    'diversity': 0.0,
+    'decorrelation': 0.0051,
+  },
+  'uniformity_covariance': {
+    'diversity_term': 'uniformity',
+    'invariance': 1.0,
+    'diversity': 1.0,
+    'decorrelation': 0.04,
+    'normalize': True,
+  },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +147,16 @@ class Optimizer:
   warmup_steps: int = 0
   weight_decay: float = 0.0  # On kernels only: biases and normalisation are masked out.
   clip_norm: float = 0.0  # Greatest global norm of the gradient; 0 does not clip.
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+  """How devices share the work. The batch is sharded over all of them, parameters over groups of `fsdp`."""
+
+  fsdp: int = 1  # Devices that share one copy of the parameters and the optimizer's state.
+  # (pattern searched in a leaf's path, 'fsdp' or 'replicate'), the first match wins. 'fsdp' shards the longest
+  # dimension that divides.
+  strategy: tuple[tuple[str, str], ...] = (('bias|scale|batch_stats', 'replicate'), ('.*', 'fsdp'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,14 +183,18 @@ class Config:
 
   steps: int = 100_000
   batch_size: int = 256  # Over all devices of all hosts.
+  microbatches: int = 1  # Chunks that the networks see the batch in; the objective always sees all of it.
   seed: int = 0
+  compute_dtype: str = 'float32'  # Or 'bfloat16'; parameters, statistics and the objective stay in float32.
+  remat: bool = False  # Compute a block's activations again in the backward pass instead of keeping them.
   data: Data = Data()
   log_mel: LogMel = LogMel()
   augment: Augment = Augment()
-  encoder: Encoder = Encoder()
+  encoder: Encoder = AudioNTT()
   projector: Projector = Projector()
   objective: Objective = Objective()
   optimizer: Optimizer = Optimizer()
+  mesh: Mesh = Mesh()
   checkpoint: Checkpoint = Checkpoint()
   log: Log = Log()
 
@@ -189,6 +251,8 @@ def from_mapping(cls: type[_T], values: Mapping[str, Any], prefix: str = '') -> 
 
 
 def _convert(kind: Any, value: Any, name: str) -> Any:
+  if typing.get_origin(kind) is types.UnionType:
+    kind = _choose(typing.get_args(kind), value, name)
   if dataclasses.is_dataclass(kind):
     if not isinstance(value, Mapping):
       raise UserError(f'config key "{name}" is a group of settings, got {value!r}')
@@ -211,8 +275,19 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
   return value
 
 
+def _choose(kinds: Sequence[Any], value: Any, name: str) -> Any:
+  """Returns the dataclass of `kinds` whose `name` the settings ask for, the first if they ask for none."""
+  known = {kind.name: kind for kind in kinds}
+  asked = value.get('name', next(iter(known))) if isinstance(value, Mapping) else None
+  if asked is not None and (not isinstance(asked, str) or asked not in known):
+    raise UserError(f'config key "{name}.name" is {asked!r}; it can be {", ".join(known)}')
+  return known.get(asked, kinds[0])
+
+
 def load(path: str | Path, overrides: Sequence[str], cls: type[_T]) -> _T:
   """Reads a config file and applies `--config.key=value` overrides.
+
+  A preset among the overrides takes the place of all that the file says of the objective.
 
   Raises:
     UserError: no such file, no `get_config` in it, an unknown key, a value of another type.
@@ -228,9 +303,22 @@ def load(path: str | Path, overrides: Sequence[str], cls: type[_T]) -> _T:
   if not hasattr(module, 'get_config'):
     raise UserError(f'{path} has no function get_config()')
   values: dict[str, Any] = ml_collections.ConfigDict(module.get_config()).to_dict()
+  if any(override.startswith('--config.objective.preset=') for override in overrides):
+    values.pop('objective', None)  # Or the preset would be mixed with what the file says of another one.
   for override in overrides:
     _apply_override(values, override)
+  if isinstance(values.get('objective'), dict):
+    values['objective'] = _expand_preset(values['objective'])
   return from_mapping(cls, values)
+
+
+def _expand_preset(objective: dict[str, Any]) -> dict[str, Any]:
+  """Replaces the key `preset` by the settings it stands for; those given beside it win."""
+  given = dict(objective)
+  preset = given.pop('preset', 'selfie')
+  if not isinstance(preset, str) or preset not in PRESETS:
+    raise UserError(f'config key "objective.preset" is {preset!r}; it can be {", ".join(PRESETS)}')
+  return PRESETS[preset] | given
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -246,121 +334,3 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     values[key] = ast.literal_eval(text)
   except (ValueError, SyntaxError):
     values[key] = text  # A plain word, such as a path or a name.
-
-
-def parse_training(arguments: Sequence[str]) -> tuple[Config, Path]:
-  """Parses `--config FILE --workdir DIR [--config.key=value ...]` of a training run."""
-  parser = ArgumentParser(prog='python -m selfie_jax.train', description='Starts a pre-training run, or resumes it.')
-  parser.add_argument('--config', required=True, help='a Python file with get_config(), such as configs/quickstart.py')
-  parser.add_argument('--workdir', required=True, type=Path, help='where checkpoints and metrics go')
-  known, overrides = parser.parse_known_args(arguments)
-  config = load(known.config, overrides, Config)
-  validate(config)
-  return config, known.workdir
-
-
-def parse_evaluation(arguments: Sequence[str]) -> tuple[Evaluation, Path]:
-  """Parses `--config FILE --workdir DIR [--config.key=value ...]` of an evaluation job."""
-  parser = ArgumentParser(prog='python -m selfie_jax.evaluate', description="Evaluates a run's newest checkpoint.")
-  parser.add_argument('--config', required=True, help='a Python file with get_config(), such as configs/eval/*.py')
-  parser.add_argument('--workdir', required=True, type=Path, help="the training run's folder")
-  known, overrides = parser.parse_known_args(arguments)
-  config = load(known.config, overrides, Evaluation)
-  if not config.tasks:
-    raise UserError(f'{known.config} names no tasks: give at least one (name, path)')
-  return config, known.workdir
-
-
-def validate_log_mel(log_mel: LogMel) -> None:
-  """Checks the front-end's settings.
-
-  Raises:
-    UserError: naming the key, its value and what is allowed.
-  """
-  for name in ('sample_rate', 'n_fft', 'hop_length', 'n_mels'):
-    if getattr(log_mel, name) < 1:
-      raise UserError(f'config key "log_mel.{name}" is {getattr(log_mel, name)}; it must be at least 1')
-  if not 0 <= log_mel.f_min < log_mel.f_max <= log_mel.sample_rate / 2:
-    raise UserError(
-      f'config keys "log_mel.f_min" and "log_mel.f_max" are {log_mel.f_min:g} and {log_mel.f_max:g} Hz; the first is '
-      f'the lower, and the second at most half the sample rate, {log_mel.sample_rate / 2:g} Hz'
-    )
-
-
-def validate(config: Config) -> None:
-  """Checks what can be known before any device or file is touched.
-
-  Raises:
-    UserError: naming the key, its value and what is allowed.
-  """
-  validate_log_mel(config.log_mel)
-  choices = {
-    'optimizer.name': (config.optimizer.name, ('adam', 'adamw', 'lars')),
-    'optimizer.schedule': (config.optimizer.schedule, ('cosine', 'constant')),
-    'objective.variance_statistics': (config.objective.variance_statistics, ('per_device', 'global')),
-  }
-  for name, (value, allowed) in choices.items():
-    if value not in allowed:
-      raise UserError(f'config key "{name}" is "{value}"; it can be {", ".join(allowed)}')
-  at_least_one = {
-    'steps': config.steps,
-    'data.read_threads': config.data.read_threads,
-    'data.prefetch_batches': config.data.prefetch_batches,
-    'encoder.conv_blocks': config.encoder.conv_blocks,
-    'encoder.conv_channels': config.encoder.conv_channels,
-    'encoder.width': config.encoder.width,
-    'projector.hidden_width': config.projector.hidden_width,
-    'projector.output_width': config.projector.output_width,
-    'checkpoint.every_steps': config.checkpoint.every_steps,
-    'checkpoint.keep': config.checkpoint.keep,
-    'log.every_steps': config.log.every_steps,
-  }
-  for name, value in at_least_one.items():
-    if value < 1:
-      raise UserError(f'config key "{name}" is {value}; it must be at least 1')
-  at_least_zero = {
-    'seed': config.seed,
-    'projector.hidden_layers': config.projector.hidden_layers,
-    'objective.invariance': config.objective.invariance,
-    'objective.diversity': config.objective.diversity,
-    'objective.decorrelation': config.objective.decorrelation,
-    'optimizer.warmup_steps': config.optimizer.warmup_steps,
-    'optimizer.base_batch_size': config.optimizer.base_batch_size,
-    'optimizer.weight_decay': config.optimizer.weight_decay,
-    'optimizer.clip_norm': config.optimizer.clip_norm,
-    'augment.fader': config.augment.fader,
-  }
-  for name, value in at_least_zero.items():
-    if value < 0:
-      raise UserError(f'config key "{name}" is {value}; it cannot be negative')
-  shares = {'augment.mixup_ratio': config.augment.mixup_ratio, 'augment.noise': config.augment.noise}
-  for name, value in shares.items():
-    if not 0 <= value <= 1:
-      raise UserError(f'config key "{name}" is {value}; a share of the energy lies between 0 and 1')
-  ranges = {
-    'augment.resize_frequency': config.augment.resize_frequency,
-    'augment.resize_time': config.augment.resize_time,
-  }
-  for name, (low, high) in ranges.items():
-    if not 0 < low <= high:
-      raise UserError(f'config key "{name}" is {(low, high)}; it is (low, high) with 0 < low <= high')
-  if not 0 <= config.encoder.dropout < 1:
-    raise UserError(f'config key "encoder.dropout" is {config.encoder.dropout}; it is at least 0 and below 1')
-  if config.optimizer.learning_rate <= 0:
-    raise UserError(f'config key "optimizer.learning_rate" is {config.optimizer.learning_rate}; it must be above 0')
-  if config.augment.canvas_time < 1:
-    raise UserError(f'config key "augment.canvas_time" is {config.augment.canvas_time}; the canvas holds a view: >= 1')
-  if config.batch_size < 2:
-    raise UserError(f'config key "batch_size" is {config.batch_size}; statistics over a batch need at least 2 clips')
-  halvings = 2**config.encoder.conv_blocks
-  frames = 1 + config.crop_samples // config.log_mel.hop_length
-  for name, value in (('log_mel.n_mels', config.log_mel.n_mels), ('data.crop_seconds (in frames)', frames)):
-    if value < halvings:
-      raise UserError(
-        f'config key "{name}" is {value}; encoder.conv_blocks={config.encoder.conv_blocks} needs at least {halvings}'
-      )
-  if config.augment.mixup_ratio > 0 and config.augment.mixup_group < 2:
-    raise UserError(
-      f'config key "augment.mixup_group" is {config.augment.mixup_group}; a partner to mix with needs a group of 2 or '
-      'more (augment.mixup_ratio=0.0 switches mixup off)'
-    )

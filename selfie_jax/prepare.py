@@ -14,7 +14,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfie_jax import config
+from selfie_jax import config, validation
 from selfie_jax.config import Config, LogMel
 from selfie_jax.data import dataset, folder
 from selfie_jax.data.dataset import Manifest
@@ -69,7 +69,7 @@ def _folder(options: argparse.Namespace) -> None:
 def _log_mel(config_file: str | None) -> LogMel:
   """Returns the log-mel settings of the config file, or the default ones without one."""
   log_mel = config.load(config_file, (), Config).log_mel if config_file else LogMel()
-  config.validate_log_mel(log_mel)
+  validation.validate_log_mel(log_mel)
   return log_mel
 
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfie_jax import command_line, validation
 from selfie_jax import config as config_lib
 from selfie_jax.config import Config, Evaluation
 from selfie_jax.errors import UserError
@@ -25,7 +26,7 @@ def test_a_config_file_names_only_what_differs_and_the_command_line_wins(tmp_pat
   assert config.steps == 7
   assert config.optimizer == config_lib.Optimizer(name='lars', learning_rate=2e-3)
   assert config.augment.resize_time == (1.0, 1.0)
-  assert config.encoder == config_lib.Encoder()
+  assert config.encoder == config_lib.AudioNTT()
 
 
 @pytest.mark.parametrize(
@@ -51,9 +52,51 @@ def test_a_wrong_setting_is_one_clear_line(tmp_path, override, message):
   assert '\n' not in str(error.value)
 
 
+def test_a_preset_sets_what_is_not_given(tmp_path):
+  path = _write(tmp_path, "{'objective': {'preset': 'barlow_twins', 'decorrelation': 0.01}}")
+  objective = config_lib.load(path, ['--config.objective.invariance=2.0'], Config).objective
+  assert objective.decorrelation_term == objective.invariance_term == 'cross_correlation'
+  assert (objective.invariance, objective.diversity, objective.decorrelation) == (2.0, 0.0, 0.01)
+
+
+def test_a_preset_on_the_command_line_takes_the_place_of_the_files_objective(tmp_path):
+  path = _write(tmp_path, "{'objective': {'invariance': 5.0, 'normalize': True}}")
+  overrides = ['--config.objective.decorrelation=2.0', '--config.objective.preset=vicreg']
+  objective = config_lib.load(path, overrides, Config).objective
+  assert objective == config_lib.Objective(variance_statistics='global', decorrelation=2.0)
+
+
+def test_every_preset_is_a_valid_objective(tmp_path):
+  for preset in config_lib.PRESETS:
+    config = config_lib.load(_write(tmp_path, {}), [f'--config.objective.preset={preset}'], Config)
+    validation.validate(config)
+  assert config_lib.load(_write(tmp_path, {}), ['--config.objective.preset=selfie'], Config) == Config()
+
+
+def test_an_encoder_is_chosen_by_its_name_and_has_only_its_own_settings(tmp_path):
+  path = _write(tmp_path, "{'encoder': {'name': 'vit', 'size': 'tiny', 'patch': (8, 4)}}")
+  assert config_lib.load(path, [], Config).encoder == config_lib.ViT(size='tiny', patch=(8, 4))
+  with pytest.raises(UserError, match='unknown config key "encoder.width"'):
+    config_lib.load(path, ['--config.encoder.width=64'], Config)
+  with pytest.raises(UserError, match='unknown config key "encoder.patch"'):
+    config_lib.load(path, ['--config.encoder.name=audiontt'], Config)
+
+
 @pytest.mark.parametrize(
   ('override', 'message'),
   [
+    ('--config.objective.diversity_term=entropy', 'uniformity, hyperspherical_energy, coding_rate'),
+    ('--config.compute_dtype=float16', 'it can be float32, bfloat16'),
+    ('--config.microbatches=0', 'at least 1'),
+    ('--config.objective.preset=["vicreg"]', 'it can be selfie, vicreg'),
+    ('--config.encoder.name=["vit"]', 'it can be audiontt, vit'),
+    ('--config.objective.energy_exponent=20.0', 'above 10 two equal embeddings'),
+    ('--config.data.crop_seconds=0.0', 'at least one sample'),
+    ('--config.mesh.strategy=[("(", "fsdp")]', 'no regular expression'),
+    ('--config.mesh.strategy=[("kernel", "shard")]', 'it can be fsdp, replicate'),
+    ('--config.encoder={"name": "vit", "size": "huge"}', 'it can be tiny, small, base'),
+    ('--config.encoder={"name": "vit", "patch": (10, 16)}', 'n_mels is 64: the first number of the patch'),
+    ('--config.encoder={"name": "vit", "patch": (16, 100)}', 'needs at least 100'),
     ('--config.optimizer.name=sgd', 'it can be adam, adamw, lars'),
     ('--config.log_mel.hop_length=0', 'hop_length" is 0'),
     ('--config.log_mel.f_max=9000', '9000 Hz'),
@@ -71,7 +114,7 @@ def test_a_wrong_setting_is_one_clear_line(tmp_path, override, message):
 def test_a_setting_that_cannot_work_is_refused_before_anything_starts(tmp_path, override, message):
   path = _write(tmp_path, "{'steps': 7}")
   with pytest.raises(UserError, match=message.replace('(', r'\(').replace('[', r'\[')):
-    config_lib.parse_training(['--config', str(path), '--workdir', str(tmp_path), override])
+    command_line.parse_training(['--config', str(path), '--workdir', str(tmp_path), override])
 
 
 def test_a_missing_or_odd_config_file_is_named(tmp_path):
@@ -84,7 +127,7 @@ def test_a_missing_or_odd_config_file_is_named(tmp_path):
 
 def test_every_shipped_config_is_valid():
   for path in sorted((ROOT / 'configs').glob('*.py')):
-    config_lib.validate(config_lib.load(path, [], Config))
+    validation.validate(config_lib.load(path, [], Config))
   for path in sorted((ROOT / 'configs' / 'eval').glob('*.py')):
     assert config_lib.load(path, [], Evaluation).tasks
 
