@@ -1,60 +1,120 @@
-"""Statistics of a batch of embeddings, in float32 whatever the network computes in.
+"""Statistics of a batch of embeddings that is sharded over devices, in float32 whatever the network computes in.
 
-Under `jit` over a sharded batch, every mean over axis 0 is a mean over the GLOBAL batch: XLA inserts the reduction
-across replicas. Statistics of one device alone are had by giving each device's rows an axis of their own.
+One rule keeps the backward pass free of collectives: embeddings are centred on the global mean as on a constant. That
+changes no gradient of a function of centred second moments, since such a gradient, summed over the rows, is zero:
+what the mean would pass on to each row vanishes.
 """
+
+import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from selfie_jax.objective.collectives import Axes, device_index, num_devices, sum_over_devices
+
 # On TPUs a float32 matrix product rounds its inputs to bfloat16 unless told not to.
-_EXACT = jax.lax.Precision.HIGHEST
+EXACT = jax.lax.Precision.HIGHEST
 
 
-def standard_deviation(z: jax.Array, num_groups: int = 1, epsilon: float = 1e-4) -> jax.Array:
-  """Returns the standard deviation of each dimension within each of `num_groups` blocks of consecutive rows.
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """Both views of a batch: the rows that this device owns and, where a term asks for them, everyone's."""
 
-  Args:
-    z: (n, d) float32 embeddings; the batch is laid out over devices in consecutive blocks.
-    num_groups: 1 for the global batch, the number of devices for per-device statistics; it divides n.
-    epsilon: added to the variance, so that the gradient at a constant dimension is finite (VICReg, section 4.1).
+  own: jax.Array  # (2, n / devices, d)
+  everyone: jax.Array | None  # (2, n, d), the same on every device.
+  axes: Axes
+
+  @property
+  def count(self) -> int:
+    """The number n of rows of the global batch."""
+    return self.own.shape[1] * num_devices(self.axes)
+
+  def map(self, function: Callable[[jax.Array], jax.Array]) -> 'Rows':
+    """Applies a function that works row by row."""
+    everyone = None if self.everyone is None else function(self.everyone)
+    return Rows(function(self.own), everyone, self.axes)
+
+
+def centre(rows: Rows) -> tuple[Rows, jax.Array]:
+  """Returns the rows minus their global mean, and the global variances.
+
+  The corrected two-pass algorithm (Chan, Golub and LeVeque 1983, equation 1.7): the sum of the rows' deviations from
+  the rounded mean, zero but for that rounding, travels with their squares. So a constant dimension is centred to zero
+  at any scale, where the rounding, divided by the standard deviation, would look like a signal.
 
   Returns:
-    (num_groups, d): sqrt(variance + epsilon), with n / num_groups - 1 degrees of freedom.
+    The centred rows, and (2, d) variances with n - 1 degrees of freedom.
   """
-  n, d = z.shape
-  groups = z.reshape(num_groups, n // num_groups, d)
-  centred = groups - groups.mean(axis=1, keepdims=True)
-  variance = jnp.square(centred).sum(axis=1) / (n // num_groups - 1)
-  return jnp.sqrt(variance + epsilon)
+  n = rows.count
+  # Divided before the sum: compilers fuse a division after it into some of the subtractions, which then see the mean
+  # before it is rounded, and the others after.
+  mean = jax.lax.stop_gradient(sum_over_devices((rows.own / n).sum(axis=1, keepdims=True), rows.axes))
+  shifted = rows.own - mean
+  sums = jnp.stack([shifted.sum(axis=1), jnp.square(shifted).sum(axis=1)])
+  deviations, squares = sum_over_devices(sums, rows.axes)
+  variance = jnp.maximum(squares - jnp.square(deviations) / n, 0.0) / (n - 1)
+  correction = jax.lax.stop_gradient(deviations[:, None] / n)
+  return rows.map(lambda z: (z - mean) - correction), variance
 
 
-def covariance_energy(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the squared entries of the covariance matrix of `z`, summed off and on its diagonal.
+def standardise(centred: Rows, variance: jax.Array, epsilon: float = 1e-5) -> Rows:
+  """Returns centred rows over their dimension's standard deviation, as a batch normalisation does.
 
-  With K the centred n x d matrix the sums come from the d x d product K'K or, when n < d, from the smaller Gram
-  matrix KK': both have the same sum of squares, the squared Frobenius norm.
+  Barlow Twins' published code: the biased variance, to which batch normalisation adds its default epsilon.
 
   Args:
-    z: (n, d) float32 embeddings of the global batch.
+    centred: from `centre`.
+    variance: (2, d) from `centre`, unbiased.
+    epsilon: added to the variance.
+  """
+  n = centred.count
+  scale = jax.lax.rsqrt(variance * ((n - 1) / n) + epsilon)[:, None]
+  return centred.map(lambda z: z * scale)
+
+
+def unit_norm(z: jax.Array) -> jax.Array:
+  """Returns the rows of `z`, (..., d), scaled to the norm 1. A row of zeros stays one, with the gradient zero."""
+  squares = jnp.square(z).sum(axis=-1, keepdims=True)
+  # Guarded inside the root, too: an infinite derivative in the branch not taken would make the gradient NaN.
+  return jnp.where(squares > 0, z / jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
+
+
+def group_variance(rows: Rows, num_groups: int) -> tuple[jax.Array, bool]:
+  """Returns the variances within each of `num_groups` blocks of consecutive rows of the global batch.
+
+  Where the groups divide evenly over the devices, each device computes its own and nothing is sent. Other numbers
+  occur where a run goes on with another number of devices and keeps its groups; then the groups' sums are added over
+  all devices.
+
+  Args:
+    rows: of the global batch.
+    num_groups: at least 1; it divides the number of rows.
 
   Returns:
-    (off_diagonal, diagonal): scalars, sum_{i != j} C_ij^2 and sum_i C_ii^2 with C = K'K / (n - 1).
+    (2, groups, d) with n / num_groups - 1 degrees of freedom, and whether these are this device's groups only
+    (or all of the batch's).
   """
-  n, d = z.shape
-  centred = z - z.mean(axis=0)
-  variance = jnp.square(centred).sum(axis=0) / (n - 1)
-  diagonal = jnp.square(variance).sum()
-  if n < d:
-    gram = jnp.matmul(centred, centred.T, precision=_EXACT) / (n - 1)
-    return jnp.square(gram).sum() - diagonal, diagonal
-  covariance = jnp.matmul(centred.T, centred, precision=_EXACT) / (n - 1)
-  # Leaving the diagonal out before the sum, not after, keeps the digits of small off-diagonal entries.
-  off_diagonal = jnp.where(jnp.eye(d, dtype=bool), 0.0, covariance)
-  return jnp.square(off_diagonal).sum(), diagonal
+  size = rows.count // num_groups
+  views, num_own, d = rows.own.shape
+  if num_groups % num_devices(rows.axes) == 0:
+    groups = rows.own.reshape(views, num_own // size, size, d)
+    centred = groups - (groups / size).sum(axis=2, keepdims=True)
+    centred -= centred.mean(axis=2, keepdims=True)  # As in `centre`.
+    return jnp.square(centred).sum(axis=2) / (size - 1), True
+  group_of_row = (device_index(rows.axes) * num_own + jnp.arange(num_own)) // size
+
+  def sums(x: jax.Array) -> jax.Array:
+    by_row = jax.ops.segment_sum(jnp.moveaxis(x, 1, 0), group_of_row, num_groups, indices_are_sorted=True)
+    return sum_over_devices(jnp.moveaxis(by_row, 0, 1), rows.axes)
+
+  mean = jax.lax.stop_gradient(sums(rows.own / size))
+  shifted = rows.own - mean[:, group_of_row]
+  deviations, squares = jnp.split(sums(jnp.concatenate([shifted, jnp.square(shifted)])), 2)
+  return jnp.maximum(squares - jnp.square(deviations) / size, 0.0) / (size - 1), False
 
 
-def effective_rank(z: jax.Array) -> jax.Array:
+def effective_rank(variance: jax.Array, off_diagonal_energy: jax.Array) -> jax.Array:
   """Returns the participation ratio (sum_i l_i)^2 / sum_i l_i^2 of the covariance's eigenvalues l_i.
 
   It lies between 1 (all embeddings on one line) and d, needs no eigenvalue, and is a lower bound of the
@@ -62,12 +122,11 @@ def effective_rank(z: jax.Array) -> jax.Array:
   order 2 instead of their Shannon entropy.
 
   Args:
-    z: (n, d) float32 embeddings of the global batch.
+    variance: (views, d), the covariance matrix's diagonal.
+    off_diagonal_energy: (views,), the sum of the squares of its other entries.
 
   Returns:
-    A scalar; 0 if all embeddings are equal.
+    (views,); 0 if all embeddings are equal.
   """
-  off_diagonal, diagonal = covariance_energy(z)
-  trace = jnp.var(z, axis=0, ddof=1).sum()
-  energy = off_diagonal + diagonal
-  return jnp.where(energy > 0, jnp.square(trace) / jnp.where(energy > 0, energy, 1.0), 0.0)
+  energy = jnp.square(variance).sum(axis=-1) + off_diagonal_energy
+  return jnp.where(energy > 0, jnp.square(variance.sum(axis=-1)) / jnp.where(energy > 0, energy, 1.0), 0.0)
