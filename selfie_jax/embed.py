@@ -13,12 +13,15 @@ import numpy as np
 from selfie_jax.data.table import read_table, require
 from selfie_jax.errors import ArgumentParser, UserError, run_command
 from selfie_jax.evaluation.clips import decode_clips
-from selfie_jax.evaluation.embeddings import embed_clips
+from selfie_jax.evaluation.embeddings import check_length, embed_clips
 from selfie_jax.files import write_atomically
+from selfie_jax.models.vit import ViT
 from selfie_jax.terminal import console, progress
-from selfie_jax.training.checkpoints import load_encoder
+from selfie_jax.training.checkpoints import LoadedEncoder, load_encoder
 
-_MOST_SECONDS = 600  # A clip goes through the encoder whole: 3 GB of memory for ten minutes.
+# A clip goes through the encoder whole. These take 3 GB of memory; a transformer's grows with the square of the tokens.
+_MOST_SECONDS = 600
+_MOST_TOKENS = 4_500
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     raise UserError(f'{options.output.parent} does not exist: make the folder, or give another --output')
 
   run = load_encoder(options.workdir)
-  clips = short_enough(decode_clips(files, run.config.log_mel.sample_rate), files, run.config.log_mel.sample_rate)
+  clips = short_enough(decode_clips(files, run.config.log_mel.sample_rate), files, run)
   embeddings = embed_clips(
     run.encoder,
     progress(clips, 'embedding', len(files)),
@@ -60,13 +63,22 @@ def _listed(table: Path) -> tuple[list[str], list[Path]]:
   return names, [table.parent / name for name in names]
 
 
-def short_enough(clips: Iterable[np.ndarray], files: Sequence[Path], sample_rate: int) -> Iterator[np.ndarray]:
+def _most_seconds(run: LoadedEncoder) -> float:
+  if not isinstance(run.encoder, ViT):
+    return _MOST_SECONDS
+  seconds_of_step = run.encoder.frame_stride * run.config.log_mel.hop_length / run.config.log_mel.sample_rate
+  return _MOST_TOKENS // run.encoder.mel_patches * seconds_of_step
+
+
+def short_enough(clips: Iterable[np.ndarray], files: Sequence[Path], run: LoadedEncoder) -> Iterator[np.ndarray]:
   """Yields the clips; the first that is too long to go through the encoder in one pass raises UserError."""
+  sample_rate, most_seconds = run.config.log_mel.sample_rate, _most_seconds(run)
   for clip, file in zip(clips, files, strict=True):
-    if len(clip) > _MOST_SECONDS * sample_rate:
+    if len(clip) > most_seconds * sample_rate:
       raise UserError(
-        f'{file} lasts {len(clip) / sample_rate:.0f} s and at most {_MOST_SECONDS} s fit into one embedding: cut it'
+        f'{file} lasts {len(clip) / sample_rate:.0f} s and at most {most_seconds:g} s fit into one embedding: cut it'
       )
+    check_length(run.encoder, len(clip), run.config.log_mel, what=str(file))
     yield clip
 
 

@@ -13,9 +13,11 @@ Prints a table, and writes into DIR/eval/:
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfie_jax.config import Evaluation, parse_evaluation
+from selfie_jax.command_line import parse_evaluation
+from selfie_jax.config import Evaluation
 from selfie_jax.errors import UserError, run_command
 from selfie_jax.evaluation import pictures, report
+from selfie_jax.evaluation.embeddings import check_length
 from selfie_jax.evaluation.protocol import evaluate_split
 from selfie_jax.evaluation.tasks.folder import load_folder
 from selfie_jax.terminal import console, progress
@@ -30,6 +32,9 @@ def main(arguments: Sequence[str]) -> None:
   evaluation, workdir = parse_evaluation(arguments)
   check(evaluation)
   run = load_encoder(workdir)
+  for task in evaluation.tasks:
+    samples = round(task.unit_seconds * run.config.log_mel.sample_rate)
+    check_length(run.encoder, samples, run.config.log_mel, what=f'a unit of task "{task.name}"')
   untrained = build_encoder(run.config) if evaluation.baselines else None
   folders = [load_folder(task) for task in evaluation.tasks]
   output = workdir / 'eval'

@@ -18,7 +18,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from selfie_jax.audio.log_mel import log_mel
 from selfie_jax.config import LogMel
-from selfie_jax.models.audiontt import AudioNTT, pool_frames
+from selfie_jax.errors import UserError
+from selfie_jax.models.audiontt import AudioNTT
+from selfie_jax.models.vit import ViT
+
+Encoder = AudioNTT | ViT
 
 # log-mel (clips, n_mels, frames) and each clip's own number of frames (clips,) to (clips, features).
 Representation = Callable[[jax.Array, jax.Array], jax.Array]
@@ -87,9 +91,9 @@ def represent(
 
 
 def encoder_representation(
-  encoder: AudioNTT, config: LogMel, mean: float, std: float, *, min_samples: int
+  encoder: Encoder, config: LogMel, mean: float, std: float, *, min_samples: int
 ) -> Representation:
-  """Returns the map from log-mel to the encoder's embedding, maximum plus mean over time of its frames.
+  """Returns the map from log-mel to the encoder's embedding of a clip, its pooled frames.
 
   Frames past a clip's end (or past `min_samples`, if that is later) are hidden from the encoder and from the pooling.
   """
@@ -100,7 +104,7 @@ def encoder_representation(
 
 
 def embed_clips(
-  encoder: AudioNTT,
+  encoder: Encoder,
   clips: Iterable[np.ndarray],
   config: LogMel,
   mean: float,
@@ -159,8 +163,23 @@ def _encode(
 ) -> jax.Array:
   # Weights and statistics are arguments, so that one program serves every checkpoint and task.
   encoder = nnx.merge(graphdef, state)
+  x = x[..., : encoder.max_frames]  # Only padding can be beyond: `check_length` is for clips.
   features = encoder((x - mean) / std, train=False, valid=frames)
-  return pool_frames(features, frames // encoder.frame_stride)
+  return encoder.pool(features, frames // encoder.frame_stride)
+
+
+def check_length(encoder: Encoder, samples: int, config: LogMel, what: str) -> None:
+  """Checks that the encoder has positions for a clip of so many samples; `what` names it in the message.
+
+  Raises:
+    UserError: it was trained with learned positions, on crops that are shorter.
+  """
+  if encoder.max_frames is not None and _num_frames(samples, config) > encoder.max_frames:
+    seconds, longest = samples / config.sample_rate, (encoder.max_frames * config.hop_length - 1) / config.sample_rate
+    raise UserError(
+      f'{what} is {seconds:.2f} s long, and the encoder has learned positions for {longest:.2f} s: '
+      'shorten it, or train with encoder.positions="sincos" or a longer data.crop_seconds'
+    )
 
 
 def _local_mesh() -> Mesh:

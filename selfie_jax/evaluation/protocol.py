@@ -11,7 +11,6 @@ from selfie_jax.evaluation import embeddings
 from selfie_jax.evaluation.clips import decode_clips
 from selfie_jax.evaluation.probe import ProbeResult, probe
 from selfie_jax.evaluation.tasks.folder import LabelledFolder, Split
-from selfie_jax.models.audiontt import AudioNTT
 from selfie_jax.terminal import progress
 from selfie_jax.training.checkpoints import LoadedEncoder
 
@@ -37,7 +36,7 @@ def evaluate_split(
   folder: LabelledFolder,
   split: Split,
   run: LoadedEncoder,
-  untrained: AudioNTT | None,
+  untrained: embeddings.Encoder | None,
   evaluation: Evaluation,
   *,
   unit_seconds: float,
@@ -71,7 +70,7 @@ def evaluate_split(
   if std < _LEAST_STD:
     raise UserError(f'{title}: the {len(sample)} train clips are all silent (log-mel standard deviation {std:.2g})')
 
-  def encoding(encoder: AudioNTT) -> embeddings.Representation:
+  def encoding(encoder: embeddings.Encoder) -> embeddings.Representation:
     return embeddings.encoder_representation(encoder, config, mean, std, min_samples=run.config.crop_samples)
 
   representations = {TRAINED: encoding(run.encoder)}

@@ -3,71 +3,130 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from selfie_jax import config as config_lib
-
-
-class ConvBlock(nnx.Module):
-  """3x3 convolution, batch normalisation, ReLU and 2x2 max-pool."""
-
-  def __init__(self, in_channels: int, out_channels: int, *, rngs: nnx.Rngs) -> None:
-    self.conv = nnx.Conv(in_channels, out_channels, (3, 3), rngs=rngs)
-    self.norm = nnx.BatchNorm(out_channels, momentum=0.9, epsilon=1e-5, rngs=rngs)
-
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Takes (n, mels, frames, in_channels) to (n, mels // 2, frames // 2, out_channels)."""
-    x = self.norm(self.conv(x), use_running_average=not train)
-    return max_pool_2x2(nnx.relu(x))
+from selfie_jax.models import pooling
+from selfie_jax.models.normalization import batch_norm
 
 
 class AudioNTT(nnx.Module):
   """Frame-level audio encoder: `conv_blocks` halvings of the log-mel spectrogram, then an MLP on each frame.
 
-  The state is `nnx.Param` and `nnx.BatchStat` only: dropout takes its key when it is called.
+  The state is `nnx.Param` and `nnx.BatchStat` only: dropout takes its keys when it is called.
 
   Attributes:
     features: width of a frame's features.
     frame_stride: log-mel frames in an output frame.
+    max_frames: None: a clip may have any number of log-mel frames.
   """
 
-  def __init__(self, config: config_lib.Encoder, n_mels: int, *, rngs: nnx.Rngs) -> None:
+  max_frames: int | None = None
+
+  def __init__(
+    self,
+    config: config_lib.AudioNTT,
+    n_mels: int,
+    *,
+    rngs: nnx.Rngs,
+    dtype: DTypeLike = jnp.float32,
+    remat: bool = False,
+  ) -> None:
+    """Initialises the encoder.
+
+    Args:
+      config: its settings.
+      n_mels: mel bands.
+      rngs: the source of the initial weights.
+      dtype: what is computed in. Parameters are float32, and so is batch normalisation with its statistics.
+      remat: keep a convolution block's input alone for the backward pass, and compute the rest of the block again.
+    """
     self.frame_stride = 2**config.conv_blocks
     self.concat_conv = config.concat_conv
+    self.dropout = config.dropout
+    self.dtype = dtype
+    self.remat = remat
     channels = [1] + [config.conv_channels] * config.conv_blocks
-    self.blocks = nnx.List([ConvBlock(i, o, rngs=rngs) for i, o in zip(channels[:-1], channels[1:], strict=True)])
+    self.blocks = nnx.List(
+      [ConvBlock(i, o, rngs=rngs, dtype=dtype) for i, o in zip(channels[:-1], channels[1:], strict=True)]
+    )
     conv_features = n_mels // self.frame_stride * config.conv_channels
-    self.dense1 = nnx.Linear(conv_features, config.width, rngs=rngs)
-    self.dropout = nnx.Dropout(config.dropout)
-    self.dense2 = nnx.Linear(config.width, config.width, rngs=rngs)
+    self.dense1 = nnx.Linear(conv_features, config.width, dtype=dtype, rngs=rngs)
+    self.dense2 = nnx.Linear(config.width, config.width, dtype=dtype, rngs=rngs)
     self.features = config.width + (conv_features if config.concat_conv else 0)
 
   def __call__(
-    self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None, valid: jax.Array | None = None
+    self, x: jax.Array, *, train: bool, keys: jax.Array | None = None, valid: jax.Array | None = None
   ) -> jax.Array:
     """Encodes log-mel spectrograms.
 
     Args:
       x: z-scored log-mel, (n, n_mels, frames).
       train: batch statistics and dropout (True) or running averages and none (False).
-      rngs: where dropout takes its key from; needed when training with a dropout rate above 0.
+      keys: (n,) random keys, an example's own, which its dropout is drawn from; needed when training with dropout.
       valid: (n,) how many leading frames each example has; None: all. What follows them is hidden from every
         convolution, so that a padded example has the features that it has alone.
 
     Returns:
       (n, frames // frame_stride, features).
+
+    Raises:
+      ValueError: training with dropout and without keys.
     """
-    x = x[..., None]
+
+    def run(block: ConvBlock, x: jax.Array) -> jax.Array:
+      return block(x, train=train)
+
+    # The block's statistics are those of the forward pass: computing it again in the backward pass changes nothing.
+    run = nnx.remat(run) if self.remat else run
+    x = x[..., None].astype(self.dtype)
     for block in self.blocks:
       if valid is not None:
         x = jnp.where(jnp.arange(x.shape[2])[:, None] < valid[:, None, None, None], x, 0)
         valid = valid // 2
-      x = block(x, train=train)
+      x = run(block, x)
     n, mels, frames, channels = x.shape
     conv = x.transpose(0, 2, 1, 3).reshape(n, frames, mels * channels)  # A frame is mel-major, channel-minor.
     x = nnx.relu(self.dense1(conv))
-    x = self.dropout(x, deterministic=not train, rngs=rngs)
+    if train and self.dropout:
+      if keys is None:
+        raise ValueError(f'training with a dropout rate of {self.dropout} needs keys, one an example')
+      x = drop_out(x, self.dropout, keys)
     x = nnx.relu(self.dense2(x))
     return jnp.concatenate([conv, x], axis=-1) if self.concat_conv else x
+
+  def pool(self, frames: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+    """Summarises a clip's frames, of which the first `valid` (n,) count: see `pooling.max_plus_mean`."""
+    return pooling.max_plus_mean(frames, valid)
+
+
+class ConvBlock(nnx.Module):
+  """3x3 convolution, batch normalisation, ReLU and 2x2 max-pool."""
+
+  def __init__(self, in_channels: int, out_channels: int, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32) -> None:
+    self.dtype = dtype
+    self.conv = nnx.Conv(in_channels, out_channels, (3, 3), dtype=dtype, rngs=rngs)
+    self.norm = batch_norm(out_channels, rngs=rngs, dtype=dtype)
+
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Takes (n, mels, frames, in_channels) to (n, mels // 2, frames // 2, out_channels)."""
+    x = self.norm(self.conv(x), use_running_average=not train)
+    return max_pool_2x2(nnx.relu(x).astype(self.dtype))
+
+
+def drop_out(x: jax.Array, rate: float, keys: jax.Array) -> jax.Array:
+  """Sets a share `rate` of the values to zero and scales the others by 1 / (1 - rate) (Srivastava et al., 2014).
+
+  An example's mask is drawn from its own key, so it does not depend on the examples beside it: however the batch is cut
+  into chunks or laid out over devices, the masks are the same.
+
+  Args:
+    x: (n, ...).
+    rate: share of the values, at least 0 and below 1.
+    keys: (n,) random keys.
+  """
+  kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+  return jnp.where(kept, x / (1 - rate), 0)
 
 
 def max_pool_2x2(x: jax.Array) -> jax.Array:
@@ -99,33 +158,13 @@ def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _max_pool_backward(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
   windows = _windows(x)
   (a, b), (c, d) = [[windows[:, :, row, :, column] for column in range(2)] for row in range(2)]
-  d_top, d_bottom = _split_gradient(jnp.maximum(a, b), jnp.maximum(c, d), dy)
-  top, bottom = (jnp.stack(pair, axis=3) for pair in (_split_gradient(a, b, d_top), _split_gradient(c, d, d_bottom)))
-  return (jnp.stack([top, bottom], axis=2).reshape(x.shape),)
-
-
-def _split_gradient(first: jax.Array, second: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Gives the gradient of maximum(first, second) to the greater of them, the first at a tie."""
-  second_wins = second > first
-  return jnp.where(second_wins, 0, gradient), jnp.where(second_wins, gradient, 0)
+  second_row_wins = jnp.maximum(c, d) > jnp.maximum(a, b)
+  # The one of the four that gets the gradient, 0 to 3 in reading order. In bytes, because TPUs write it out as large as
+  # the image. To stack four gradients instead takes 1.6 times the memory there, and 4 times as long on a CPU.
+  winner = jnp.where(second_row_wins, 2 + (d > c).astype(jnp.int8), (b > a).astype(jnp.int8))
+  position = jnp.arange(4, dtype=jnp.int8).reshape(2, 1, 2, 1)
+  wins = winner[:, :, None, :, None] == position
+  return (jnp.where(wins, dy[:, :, None, :, None], 0).reshape(x.shape),)
 
 
 _max_pool_even.defvjp(_max_pool_forward, _max_pool_backward)
-
-
-def pool_frames(frames: jax.Array, valid: jax.Array | None = None) -> jax.Array:
-  """Summarises a clip: the maximum over time plus the mean over time (a sum, not a concatenation).
-
-  Args:
-    frames: (n, frames, features).
-    valid: (n,) how many leading frames of each example count, at least 1; None: all.
-
-  Returns:
-    (n, features).
-  """
-  if valid is None:
-    return frames.max(1) + frames.mean(1)
-  counts = (jnp.arange(frames.shape[1]) < valid[:, None])[..., None]
-  maximum = jnp.where(counts, frames, -jnp.inf).max(1)
-  mean = jnp.where(counts, frames, 0).sum(1) / valid[:, None]
-  return maximum + mean

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -6,35 +7,60 @@ import pytest
 import soundfile
 from flax import nnx
 
-from selfie_jax.config import Config, Encoder, Projector
-from selfie_jax.models.audiontt import AudioNTT
+from selfie_jax import config
+from selfie_jax.config import Config, Projector
+from selfie_jax.models import audiontt, vit
 from selfie_jax.training import checkpoints
 from selfie_jax.training.optimizer import make_optimizer
 from selfie_jax.training.state import init_state
 
 SAMPLE_RATE = 16_000
 CONFIG = Config(
-  seed=1, encoder=Encoder(conv_channels=8, width=64), projector=Projector(hidden_width=16, output_width=8)
+  seed=1, encoder=config.AudioNTT(conv_channels=8, width=64), projector=Projector(hidden_width=16, output_width=8)
 )
 
 
 @pytest.fixture(scope='session')
 def encoder():
-  return AudioNTT(CONFIG.encoder, CONFIG.log_mel.n_mels, rngs=nnx.Rngs(0))
+  return audiontt.AudioNTT(CONFIG.encoder, CONFIG.log_mel.n_mels, rngs=nnx.Rngs(0))
 
 
-@pytest.fixture(scope='session')
-def workdir(tmp_path_factory):
+VIT = config.ViT(size='test', patch=(16, 8))
+
+
+@pytest.fixture
+def _small_vit(monkeypatch):
+  monkeypatch.setitem(vit.SIZES, 'test', (16, 2, 2))
+
+
+@pytest.fixture
+def learned_vit(_small_vit):
+  """Of crops of 96 frames."""
+  return vit.ViT(dataclasses.replace(VIT, positions='learned'), CONFIG.log_mel.n_mels, 96, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture(params=['audiontt', 'vit'])
+def any_encoder(request, encoder, _small_vit):
+  if request.param == 'audiontt':
+    return encoder
+  return vit.ViT(VIT, CONFIG.log_mel.n_mels, 96, rngs=nnx.Rngs(0))
+
+
+def write_run(folder, settings):
   """What a run leaves behind, without the training: the checkpoint's encoder has other weights than the untrained."""
-  folder = tmp_path_factory.mktemp('run')
-  trained = init_state(Config(**{**CONFIG.__dict__, 'seed': 2}), make_optimizer(CONFIG))
-  with checkpoints.open_manager(folder, CONFIG.checkpoint) as manager:
-    checkpoints.save(manager, 7, trained, checkpoints.DataState('fingerprint', -6.0, 4.0, variance_groups=1), CONFIG)
+  trained = init_state(dataclasses.replace(settings, seed=2), make_optimizer(settings))
+  with checkpoints.open_manager(folder, settings.checkpoint) as manager:
+    checkpoints.save(manager, 7, trained, checkpoints.DataState('fingerprint', -6.0, 4.0, variance_groups=1), settings)
     manager.wait_until_finished()
   metrics = {'loss': 3.0, 'invariance': 0.1, 'diversity': 0.01, 'decorrelation': 0.25, 'effective_rank': 20.0}
   lines = [json.dumps({'step': step, **metrics}) for step in (1, 2)] + ['{"step": 3, "lo']  # Killed while writing.
   (folder / 'metrics.jsonl').write_text('\n'.join(lines))
   return folder
+
+
+@pytest.fixture(scope='session')
+def workdir(tmp_path_factory):
+  return write_run(tmp_path_factory.mktemp('run'), CONFIG)
 
 
 def tone(frequency, seconds, seed):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -12,7 +13,7 @@ from selfie_jax.errors import UserError
 from selfie_jax.evaluation import protocol
 from selfie_jax.evaluation.embeddings import embed_clips
 from selfie_jax.training.checkpoints import load_encoder
-from tests.evaluation.conftest import SAMPLE_RATE, write_table
+from tests.evaluation.conftest import CONFIG, SAMPLE_RATE, VIT, write_run, write_table
 from tests.processes import run_python
 
 CONFIG_FILE = """
@@ -135,6 +136,27 @@ def test_embed_reads_a_csv_relative_to_itself(workdir, tones, tmp_path):
   with np.load(tmp_path / 'out') as written:
     assert written['files'].tolist() == names
     assert written['embeddings'].shape == (2, 64)
+
+
+@pytest.fixture
+def learned_run(tmp_path, learned_vit):
+  settings = dataclasses.replace(CONFIG, encoder=dataclasses.replace(VIT, positions='learned'))
+  (tmp_path / 'learned').mkdir()
+  return write_run(tmp_path / 'learned', settings)
+
+
+def test_embed_takes_a_vit_and_names_the_clip_that_its_learned_positions_are_too_few_for(learned_run, tones, tmp_path):
+  output = tmp_path / 'out.npz'
+  embed.main(['--workdir', str(learned_run), '--output', str(output), str(tones / 'low_0.wav')])
+  with np.load(output) as written:
+    assert written['embeddings'].shape == (1, 64)
+  with pytest.raises(UserError, match=r'low_9.wav is 1.20 s long, and .* for 1.03 s'):
+    embed.main(['--workdir', str(learned_run), '--output', str(output), str(tones / 'low_9.wav')])
+
+
+def test_evaluate_says_at_once_that_learned_positions_are_too_few(learned_run, config_file):
+  with pytest.raises(UserError, match='unit of task "tones" is 1.50 s long'):
+    evaluate.main(['--config', str(config_file), '--workdir', str(learned_run)])
 
 
 @pytest.mark.parametrize('damage', ['text', 'empty', 'missing', 'endless'])

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from selfie_jax.audio.log_mel import log_mel
 from selfie_jax.config import LogMel
+from selfie_jax.errors import UserError
 from selfie_jax.evaluation import embeddings
 from selfie_jax.evaluation.embeddings import ClipLengths, embed_clips
-from selfie_jax.models.audiontt import pool_frames
 from tests.processes import run_python
 
 LOG_MEL = LogMel()
@@ -25,11 +25,11 @@ def embed(encoder, clips, max_samples=None):
   return embed_clips(encoder, clips, LOG_MEL, -6.0, 4.0, min_samples=MIN_SAMPLES, max_samples=max_samples)
 
 
-def test_an_embedding_is_a_function_of_its_clip_alone(encoder):
+def test_an_embedding_is_a_function_of_its_clip_alone(any_encoder):
   mine = clip(20_000)
-  alone = embed(encoder, [mine])[0]
-  among_its_like = embed(encoder, [clip(20_000, seed) for seed in range(1, 30)] + [mine])[-1]
-  among_longer_and_shorter = embed(encoder, [clip(90_000, 1), clip(300, 2), mine, clip(40_000, 3)])[2]
+  alone = embed(any_encoder, [mine])[0]
+  among_its_like = embed(any_encoder, [clip(20_000, seed) for seed in range(1, 30)] + [mine])[-1]
+  among_longer_and_shorter = embed(any_encoder, [clip(90_000, 1), clip(300, 2), mine, clip(40_000, 3)])[2]
   np.testing.assert_allclose(among_its_like, alone, rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(among_longer_and_shorter, alone, rtol=1e-5, atol=1e-6)
 
@@ -42,11 +42,22 @@ def test_the_order_given_is_the_order_returned(encoder):
 
 
 @pytest.mark.parametrize('samples', [MIN_SAMPLES, 30_000, 2 * MIN_SAMPLES + 100])
-def test_an_embedding_is_the_encoder_pooled_over_the_whole_clip(encoder, samples):
+def test_an_embedding_is_the_encoder_pooled_over_the_whole_clip(any_encoder, samples):
   mine = clip(samples)
   x = (log_mel(mine[None], LOG_MEL) + 6) / 4
-  expected = pool_frames(encoder(x, train=False))[0]
-  assert np.abs(embed(encoder, [mine])[0] - expected).max() < 1e-5 * np.abs(expected).max()
+  expected = any_encoder.pool(any_encoder(x, train=False))[0]
+  assert np.abs(embed(any_encoder, [mine])[0] - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_learned_positions_serve_clips_as_long_as_the_training_crop_and_no_longer(learned_vit):
+  # 103 frames: the grid pads such a clip to more than there are positions for, and that does no harm.
+  longest = 103 * LOG_MEL.hop_length - 1
+  mine = clip(longest)
+  embeddings.check_length(learned_vit, longest, LOG_MEL, 'it')
+  features = learned_vit((log_mel(mine[None], LOG_MEL) + 6) / 4, train=False)
+  np.testing.assert_allclose(embed(learned_vit, [mine])[0], learned_vit.pool(features)[0], rtol=1e-5, atol=1e-5)
+  with pytest.raises(UserError, match=r'it is 1.03 s long, and .* positions for 1.03 s: .*positions="sincos"'):
+    embeddings.check_length(learned_vit, longest + 1, LOG_MEL, 'it')
 
 
 def test_a_short_clip_is_padded_with_silence(encoder):
@@ -55,10 +66,10 @@ def test_a_short_clip_is_padded_with_silence(encoder):
   np.testing.assert_allclose(embed(encoder, [short]), embed(encoder, [padded]), rtol=1e-5, atol=1e-6)
 
 
-def test_one_program_serves_every_clip_of_about_one_length_every_encoder_and_every_task(encoder):
+def test_one_program_serves_every_clip_of_about_one_length_every_encoder_and_every_task(any_encoder):
   embeddings._encode.clear_cache()
   for mean in (-6.0, -5.0):
-    embed_clips(encoder, [clip(20_000 + i) for i in range(9)], LOG_MEL, mean, 4.0, min_samples=MIN_SAMPLES)
+    embed_clips(any_encoder, [clip(20_000 + i) for i in range(9)], LOG_MEL, mean, 4.0, min_samples=MIN_SAMPLES)
   assert embeddings._encode._cache_size() == 1
 
 
@@ -104,6 +115,7 @@ import sys
 import jax, numpy as np
 from flax import nnx
 from selfie_jax.config import LogMel
+from selfie_jax.errors import UserError
 from selfie_jax.models.audiontt import AudioNTT
 from selfie_jax.evaluation.embeddings import embed_clips
 from tests.evaluation.conftest import CONFIG

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,13 +7,22 @@ import pytest
 from flax import nnx
 
 from selfie_jax import config
-from selfie_jax.models.audiontt import AudioNTT, ConvBlock, max_pool_2x2, pool_frames
+from selfie_jax.models.audiontt import AudioNTT, ConvBlock, drop_out, max_pool_2x2
 
-SMALL = config.Encoder(conv_channels=8, width=24)
+SMALL = config.AudioNTT(conv_channels=8, width=24)
 
 
-def encoder(settings=SMALL, n_mels=16):
-  return AudioNTT(settings, n_mels, rngs=nnx.Rngs(0))
+def encoder(settings=SMALL, n_mels=16, **options):
+  return AudioNTT(settings, n_mels, rngs=nnx.Rngs(0), **options)
+
+
+@functools.partial(nnx.jit, static_argnames='train')
+def encode(model, x, train=False, keys=None, valid=None):
+  return model(x, train=train, keys=keys, valid=valid)
+
+
+def keys_of(count, seed=0):
+  return jax.random.split(jax.random.key(seed), count)
 
 
 def spectrograms(shape, seed=0):
@@ -21,10 +32,10 @@ def spectrograms(shape, seed=0):
 @pytest.mark.parametrize(
   ('settings', 'parameters', 'features', 'stride'),
   [
-    (config.Encoder(width=512), 600_192, 512, 8),
-    (config.Encoder(width=1_024), 1_649_792, 1_024, 8),
-    (config.Encoder(width=2_048), 5_321_856, 2_048, 8),
-    (config.Encoder(conv_blocks=2, width=2_048, concat_conv=True), 6_333_376, 3_072, 4),
+    (config.AudioNTT(width=512), 600_192, 512, 8),
+    (config.AudioNTT(width=1_024), 1_649_792, 1_024, 8),
+    (config.AudioNTT(width=2_048), 5_321_856, 2_048, 8),
+    (config.AudioNTT(conv_blocks=2, width=2_048, concat_conv=True), 6_333_376, 3_072, 4),
   ],
   ids=['AudioNTT2020/512', 'AudioNTT2020/1024', 'AudioNTT2020/2048', 'AudioNTT2022/3072'],
 )
@@ -37,18 +48,18 @@ def test_parameter_counts_and_feature_widths_are_the_published_ones(settings, pa
 @pytest.mark.parametrize('concat_conv', [False, True])
 @pytest.mark.parametrize(('frames', 'out_frames'), [(96, 12), (103, 12), (8, 1)])
 def test_output_shape(frames, out_frames, concat_conv):
-  model = encoder(config.Encoder(conv_channels=8, width=24, concat_conv=concat_conv))
+  model = encoder(config.AudioNTT(conv_channels=8, width=24, concat_conv=concat_conv))
   output = nnx.eval_shape(lambda: model(spectrograms((2, 16, frames)), train=False))
   assert output.shape == (2, out_frames, model.features) == (2, out_frames, 24 + 16 * concat_conv)
 
 
 def test_a_frame_is_mel_major_and_channel_minor():
-  model = encoder(config.Encoder(conv_blocks=1, conv_channels=2, width=1, concat_conv=True), n_mels=4)
+  model = encoder(config.AudioNTT(conv_blocks=1, conv_channels=2, width=1, concat_conv=True), n_mels=4)
   kernel = np.zeros((3, 3, 1, 2), np.float32)
   kernel[1, 1, 0] = 1, 10  # Channel 1 is ten times channel 0, which is the input.
   model.blocks[0].conv.kernel.set_value(jnp.asarray(kernel))
   x = jnp.arange(1.0, 17).reshape(1, 4, 4)
-  conv = model(x, train=False)[..., :4] * np.sqrt(1 + 1e-5)  # Undoes the normalisation by the initial statistics.
+  conv = encode(model, x)[..., :4] * np.sqrt(1 + 1e-5)  # Undoes the normalisation by the initial statistics.
   np.testing.assert_allclose(conv[0], [[6, 60, 14, 140], [8, 80, 16, 160]], rtol=1e-6)
 
 
@@ -59,56 +70,121 @@ def test_the_state_is_parameters_and_batch_statistics_only():
 
 def test_in_evaluation_an_example_does_not_depend_on_its_neighbours():
   model = encoder()
-  model(spectrograms((32, 16, 96)), train=True, rngs=nnx.Rngs(dropout=0))  # Running averages other than 0 and 1.
+  encode(model, spectrograms((32, 16, 96)), train=True, keys=keys_of(32))  # Running averages other than 0 and 1.
   x = spectrograms((4, 16, 96), seed=1)
   others = 100 * spectrograms((4, 16, 96), seed=2)
-  together = model(x, train=False)
-  among_others = model(jnp.concatenate([x[:1], others[1:]]), train=False)
+  together = encode(model, x)
+  among_others = encode(model, jnp.concatenate([x[:1], others[1:]]))
   np.testing.assert_array_equal(among_others[0], together[0])
-  alone = jnp.concatenate([model(x[i : i + 1], train=False) for i in range(4)])
+  alone = jnp.concatenate([encode(model, x[i : i + 1]) for i in range(4)])
   np.testing.assert_allclose(alone, together, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('frames', [96, 101, 103])
 def test_a_padded_example_has_the_features_that_it_has_alone(frames):
   model = encoder()
-  model(spectrograms((32, 16, 96)), train=True, rngs=nnx.Rngs(dropout=0))
+  encode(model, spectrograms((32, 16, 96)), train=True, keys=keys_of(32))
   x = spectrograms((1, 16, frames), seed=1)
   padded = jnp.concatenate([x, 100 * spectrograms((1, 16, 144 - frames), seed=2)], axis=2)
-  alone = model(x, train=False)
-  together = model(padded, train=False, valid=jnp.array([frames]))
+  alone = encode(model, x)
+  together = encode(model, padded, valid=jnp.array([frames]))
   np.testing.assert_allclose(together[:, : frames // 8], alone, rtol=1e-5, atol=1e-6)
 
 
 def test_evaluation_does_not_touch_the_state_and_training_averages_the_statistics():
-  model = encoder(config.Encoder(conv_blocks=1, conv_channels=8, width=24))
+  model = encoder(config.AudioNTT(conv_blocks=1, conv_channels=8, width=24))
   x = 3 + spectrograms((32, 16, 96))
   before = jax.tree.map(jnp.copy, nnx.state(model))
-  model(x, train=False)
+  encode(model, x)
   jax.tree.map(np.testing.assert_array_equal, nnx.state(model), before)
-  model(x, train=True, rngs=nnx.Rngs(dropout=0))
+  encode(model, x, train=True, keys=keys_of(32))
   block = model.blocks[0]
   convolved = block.conv(x[..., None])
   np.testing.assert_allclose(block.norm.mean[...], 0.1 * convolved.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
   np.testing.assert_allclose(block.norm.var[...], 0.9 + 0.1 * convolved.var((0, 1, 2)), rtol=1e-4)
 
 
-def test_dropout_takes_its_key_from_the_call():
+def test_dropout_takes_its_keys_from_the_call():
   model = encoder()
   x = spectrograms((4, 16, 96))
+  first, again, other = (encode(model, x, train=True, keys=keys_of(4, seed)) for seed in (0, 0, 1))
+  np.testing.assert_array_equal(first, again)
+  assert (first != other).any()
+  with pytest.raises(ValueError, match='needs keys'):
+    model(x, train=True)
 
-  def run(seed):
-    return model(x, train=True, rngs=nnx.Rngs(dropout=seed))
 
-  np.testing.assert_array_equal(run(0), run(0))
-  assert (run(0) != run(1)).any()
+def test_an_examples_dropout_does_not_depend_on_the_examples_beside_it():
+  x = jnp.ones((6, 12, 40))
+  keys = keys_of(6)
+  together = drop_out(x, 0.3, keys)
+  in_chunks = jnp.concatenate([drop_out(x[:2], 0.3, keys[:2]), drop_out(x[2:], 0.3, keys[2:])])
+  np.testing.assert_array_equal(together, in_chunks)
+  assert (together[0] != together[1]).any()
 
 
-def test_dropout_drops_its_share_and_keeps_the_mean():
-  model = encoder(config.Encoder(conv_channels=8, width=2_000, dropout=0.3))
-  dropped = model.dropout(jnp.ones((100, 2_000)), deterministic=False, rngs=nnx.Rngs(dropout=0))
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_dropout_drops_its_share_and_keeps_the_mean(dtype):
+  dropped = drop_out(jnp.ones((100, 20, 100), dtype), 0.3, keys_of(100))
+  assert dropped.dtype == dtype
   assert abs((dropped == 0).mean() - 0.3) < 0.005  # Five standard deviations.
-  np.testing.assert_allclose(dropped[dropped != 0], 1 / 0.7, rtol=1e-6)
+  np.testing.assert_allclose(dropped[dropped != 0].astype(jnp.float32), 1 / 0.7, rtol=jnp.finfo(dtype).eps)
+
+
+def value_and_gradients(model, x):
+  """A loss of the pooled features, its gradients and the batch statistics after the call, all in one jit."""
+  graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+
+  @jax.jit
+  def run(params, stats):
+    def loss(params):
+      model = nnx.merge(graphdef, params, stats, copy=True)
+      clips = model.pool(model(x, train=True, keys=keys_of(len(x))))
+      return (clips.astype(jnp.float32) ** 2).mean(), nnx.state(model, nnx.BatchStat)
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+  (loss, stats), gradients = run(params, stats)
+  return loss, nnx.to_pure_dict(gradients), nnx.to_pure_dict(stats)
+
+
+def test_computing_activations_again_changes_no_gradient_and_counts_statistics_once():
+  x = 3 + spectrograms((8, 16, 96))
+  kept = value_and_gradients(encoder(), x)
+  again = value_and_gradients(encoder(remat=True), x)
+  jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6), again, kept)
+
+
+def test_computing_activations_again_keeps_the_inputs_of_blocks_alone():
+  def kept_for_the_backward_pass(remat):
+    graphdef, state = nnx.split(encoder(remat=remat))
+    forward = lambda state, x: nnx.merge(graphdef, state, copy=True)(x, train=True, keys=keys_of(8))  # noqa: E731
+    residuals = jax.eval_shape(lambda state, x: jax.vjp(forward, state, x)[1], state, spectrograms((8, 16, 96)))
+    return sum(leaf.size for leaf in jax.tree.leaves(residuals))
+
+  # Block 1 alone has (8, 16, 96, 8) values each of its convolution's, normalisation's and ReLU's.
+  assert kept_for_the_backward_pass(True) < kept_for_the_backward_pass(False) - 3 * 8 * 16 * 96 * 8
+
+
+def test_in_bfloat16_parameters_and_statistics_stay_in_float32():
+  model = encoder(dtype=jnp.bfloat16)
+  x = 3 + spectrograms((32, 16, 96))
+  frames = encode(model, x, train=True, keys=keys_of(32))
+  assert (frames.dtype, model.pool(frames).dtype) == (jnp.bfloat16, jnp.bfloat16)
+  assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype(jnp.float32)}
+  block = model.blocks[0]
+  convolved = np.asarray(block.conv(x[..., None]), np.float64)  # The very values, in bfloat16, that were normalised.
+  np.testing.assert_allclose(block.norm.mean[...], 0.1 * convolved.mean((0, 1, 2)), rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(block.norm.var[...], 0.9 + 0.1 * convolved.var((0, 1, 2)), rtol=1e-5)
+
+
+def test_in_bfloat16_features_and_gradients_are_those_of_float32_up_to_its_rounding():
+  x = spectrograms((32, 16, 96))
+  half, full = (value_and_gradients(encoder(dtype=dtype), x) for dtype in (jnp.bfloat16, jnp.float32))
+  np.testing.assert_allclose(half[0], full[0], rtol=0.02)
+  flat = lambda tree: jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])  # noqa: E731
+  ours, theirs = flat(half[1]), flat(full[1])
+  assert jnp.vdot(ours, theirs) / (jnp.linalg.norm(ours) * jnp.linalg.norm(theirs)) > 0.99
 
 
 def test_max_pool_drops_an_odd_last_row_and_column():
@@ -157,7 +233,7 @@ def test_no_window_loses_its_gradient_when_xla_fuses_the_pool_with_the_normalisa
 
 def test_a_clip_is_maximum_plus_mean_over_time():
   frames = np.asarray(spectrograms((3, 12, 5)))
-  np.testing.assert_allclose(pool_frames(jnp.asarray(frames)), frames.max(1) + frames.mean(1), rtol=1e-6)
+  np.testing.assert_allclose(encoder().pool(jnp.asarray(frames)), frames.max(1) + frames.mean(1), rtol=1e-6)
 
 
 def test_frames_past_the_valid_ones_are_left_out():
@@ -166,6 +242,6 @@ def test_frames_past_the_valid_ones_are_left_out():
   padded = frames.copy()
   for i, count in enumerate(valid):
     padded[i, count:] = 1e6
-  pooled = pool_frames(jnp.asarray(padded), jnp.asarray(valid))
+  pooled = encoder().pool(jnp.asarray(padded), jnp.asarray(valid))
   expected = [frames[i, :count].max(0) + frames[i, :count].mean(0) for i, count in enumerate(valid)]
   np.testing.assert_allclose(pooled, expected, rtol=1e-6)

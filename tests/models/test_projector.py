@@ -25,3 +25,15 @@ def test_it_is_linear_then_batch_normalisation_then_relu_then_linear():
   hidden = np.maximum((hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + 1e-5), 0)
   expected = hidden @ np.asarray(projector.output.kernel[...])
   np.testing.assert_allclose(projector(jnp.asarray(x), train=True), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_in_bfloat16_its_embeddings_statistics_and_parameters_are_float32():
+  settings = config.Projector(hidden_width=64, output_width=32)
+  x = jnp.asarray(np.random.default_rng(0).standard_normal((16, 7)), jnp.float32)
+  full = Projector(settings, 7, rngs=nnx.Rngs(0))(x, train=True)
+  projector = Projector(settings, 7, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)
+  half = projector(x.astype(jnp.bfloat16), train=True)
+  assert half.dtype == jnp.float32
+  assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(projector))} == {jnp.dtype(jnp.float32)}
+  assert (half != half.astype(jnp.bfloat16)).mean() > 0.9  # Summed in float32 and not rounded after.
+  np.testing.assert_allclose(half, full, atol=0.03 * float(jnp.abs(full).max()))

@@ -16,7 +16,7 @@ import pytest
 from flax import nnx
 
 from selfie_jax import config
-from selfie_jax.models.audiontt import AudioNTT, pool_frames
+from selfie_jax.models.audiontt import AudioNTT
 from selfie_jax.models.projector import Projector
 from selfie_jax.objective.objective import objective
 
@@ -32,13 +32,13 @@ def reference():
 
 
 class Model(nnx.Module):
-  def __init__(self):
-    rngs = nnx.Rngs(0)
-    self.encoder = AudioNTT(config.Encoder(width=96, dropout=0.0), 64, rngs=rngs)
-    self.projector = Projector(config.Projector(hidden_width=64, output_width=32), 96, rngs=rngs)
+  def __init__(self, dtype):
+    options = {'rngs': nnx.Rngs(0), 'dtype': dtype}
+    self.encoder = AudioNTT(config.AudioNTT(width=96, dropout=0.0), 64, **options)
+    self.projector = Projector(config.Projector(hidden_width=64, output_width=32), 96, **options)
 
   def __call__(self, x):
-    return self.projector(pool_frames(self.encoder(x, train=True)), train=True)
+    return self.projector(self.encoder.pool(self.encoder(x, train=True)), train=True)
 
 
 def from_torch(reference, prefix):
@@ -70,7 +70,7 @@ def training(reference):
 
 def make_training(reference, dtype):
   """The loss and its gradient as a function of the parameters, and the reference's initial parameters."""
-  graphdef, params, stats = nnx.split(Model(), nnx.Param, ...)
+  graphdef, params, stats = nnx.split(Model(dtype), nnx.Param, ...)
   nnx.replace_by_pure_dict(params, jax.tree.map(lambda x: jnp.asarray(x, dtype), from_torch(reference, 'init')))
   views = [jnp.asarray(reference[name][:, 0], dtype) for name in 'ab']
 
