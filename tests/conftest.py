@@ -7,6 +7,7 @@ import pytest
 
 from tests.processes import ROOT
 
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # Tolerances are for CPUs; their virtual devices are the meshes.
 sys.path.insert(0, str(ROOT / 'launch'))  # Its files are scripts: beside each other, in no package.
 
 

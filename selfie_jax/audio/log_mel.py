@@ -57,8 +57,9 @@ def _frame(audio: jax.Array, n_fft: int, hop: int) -> jax.Array:
 
 def _power_spectrum(frames: jax.Array) -> jax.Array:
   """|DFT|^2 of Hann-windowed frames, (batch, count, n_fft) to (batch, count, n_fft // 2 + 1)."""
-  # A matrix product where XLA's FFT is slow to run and slow to compile.
-  return _power_by_matmul(frames) if jax.default_backend() == 'tpu' else _power_by_fft(frames)
+  # A matrix product where XLA's FFT is slow to run and slow to compile. The platform that the program is lowered for
+  # decides, not the one of this process: `selfie_jax.compile` compiles for TPUs where there are none.
+  return jax.lax.platform_dependent(frames, tpu=_power_by_matmul, default=_power_by_fft)
 
 
 def _hann(n_fft: int) -> np.ndarray:

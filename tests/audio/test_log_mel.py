@@ -61,9 +61,15 @@ def test_a_quiet_band_under_a_loud_one_is_right_too():
 def test_the_matrix_dft_of_tpus_is_as_exact_as_float32_is(monkeypatch):
   audio = np.stack([recording(path) for path in CLIPS])
   fft = log_mel(audio, BYOL_A)
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  monkeypatch.setattr(jax.lax, 'platform_dependent', lambda frames, *, tpu, default: tpu(frames))
   # In energies, because the logarithm of a band far under the frame's loudest shows float32's rounding.
   np.testing.assert_allclose(np.exp(log_mel(audio, BYOL_A)), np.exp(fft), rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize(('platform', 'ffts'), [('tpu', 0), ('cpu', 1), ('cuda', 1)])
+def test_the_platform_that_a_program_is_lowered_for_chooses_the_dft(platform, ffts):
+  traced = jax.jit(log_mel, static_argnums=1).trace(np.zeros((2, 1_600), np.int16), BYOL_A)
+  assert traced.lower(lowering_platforms=(platform,)).as_text().count('stablehlo.fft') == ffts
 
 
 @pytest.mark.filterwarnings('ignore:n_fft=1024 is too large')
