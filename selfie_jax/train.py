@@ -15,7 +15,7 @@ import jax
 from clu import parameter_overview
 from flax import nnx
 
-from selfie_jax.config import parse_training
+from selfie_jax.command_line import parse_training
 from selfie_jax.data.dataset import check_dataset
 from selfie_jax.data.pipeline import batches
 from selfie_jax.errors import EXIT_PREEMPTED, run_command
@@ -25,7 +25,7 @@ from selfie_jax.training import mesh as mesh_lib
 from selfie_jax.training.monitor import Monitor
 from selfie_jax.training.optimizer import make_optimizer
 from selfie_jax.training.preemption import StopSignal
-from selfie_jax.training.state import init_state
+from selfie_jax.training.state import abstract_state, init_state
 from selfie_jax.training.step import make_train_step
 
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
   config, workdir = parse_training(arguments)
   mesh_lib.initialize_distributed()
   console.quiet = jax.process_index() > 0
-  mesh = mesh_lib.make_mesh()
+  mesh = mesh_lib.make_mesh(config.mesh.fsdp)
   mesh_lib.check_batch(config, mesh.size)
   manifest = check_dataset(config.data.path, config.log_mel)
   data = checkpoints.initial_data_state(config, manifest, mesh.size)
@@ -46,11 +46,11 @@ def main(arguments: Sequence[str]) -> int:
   # the save that is running.
   with StopSignal() as stop, checkpoints.open_manager(workdir, config.checkpoint) as manager:
     # ----------------------------------------------------------- state: restored where there is one, else initialised
-    init = jax.jit(lambda: init_state(config, optimizer), out_shardings=mesh_lib.replicated(mesh))
-    shapes = jax.eval_shape(init)
-    restored = checkpoints.restore(manager, mesh_lib.replicate_shapes(shapes, mesh), data)
+    template = abstract_state(config, optimizer, mesh)
+    restored = checkpoints.restore(manager, template, data)
     if restored is None:
-      state = init()
+      shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
+      state = jax.jit(lambda: init_state(config, optimizer), out_shardings=shardings)()
       console.print(parameter_overview.get_parameter_overview(nnx.to_pure_dict(state.params), include_stats=False))
     else:
       state, data = restored

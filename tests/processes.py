@@ -24,7 +24,7 @@ def environment(devices=1, **extra):
   }
 
 
-def run_python(*arguments, devices=1, check=True, timeout=300, **extra):
+def run_python(*arguments, devices=1, check=True, timeout=300, input=None, **extra):
   """Runs `python *arguments` from the repository's root and returns the finished process with its output as text."""
   result = subprocess.run(
     [sys.executable, *map(str, arguments)],
@@ -33,6 +33,7 @@ def run_python(*arguments, devices=1, check=True, timeout=300, **extra):
     capture_output=True,
     text=True,
     timeout=timeout,
+    input=input,
   )
   if check and result.returncode:
     raise AssertionError(f'{arguments} ended with {result.returncode}:\n{result.stderr[-4000:]}')

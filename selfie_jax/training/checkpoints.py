@@ -21,10 +21,19 @@ from selfie_jax.data.dataset import Manifest
 from selfie_jax.errors import UserError
 from selfie_jax.files import write_atomically
 from selfie_jax.models.audiontt import AudioNTT
+from selfie_jax.models.vit import ViT
 from selfie_jax.training.state import TrainState, build_encoder, split_model
 
-# A run may be resumed with other values of these: none of them changes a number.
-_FREE_KEYS = (('checkpoint',), ('log',), ('data', 'path'), ('data', 'read_threads'), ('data', 'prefetch_batches'))
+# A run may be resumed with other values of these: but for rounding, none changes a number.
+_FREE_KEYS = (
+  ('checkpoint',),
+  ('log',),
+  ('mesh',),
+  ('remat',),
+  ('data', 'path'),
+  ('data', 'read_threads'),
+  ('data', 'prefetch_batches'),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +49,8 @@ class DataState:
 def initial_data_state(config: Config, manifest: Manifest, num_devices: int) -> DataState:
   """Returns the data state of a run that begins. Resumed on other devices, it keeps its groups, and so its loss."""
   shards = json.dumps([dataclasses.asdict(shard) for shard in manifest.shards])
-  groups = num_devices if config.objective.variance_statistics == 'per_device' else 1
-  return DataState(hashlib.sha256(shards.encode()).hexdigest(), manifest.mean, manifest.std, groups)
+  fingerprint = hashlib.sha256(shards.encode()).hexdigest()
+  return DataState(fingerprint, manifest.mean, manifest.std, config.objective.variance_groups(num_devices))
 
 
 def open_manager(workdir: Path, config: config_lib.Checkpoint) -> ocp.CheckpointManager:
@@ -74,7 +83,7 @@ def restore(
 
   Args:
     manager: from `open_manager`.
-    template: what to restore, and where to.
+    template: from `abstract_state`: what to restore, and where to.
     data: what the run would begin with; the data set must be the one that it was begun with.
 
   Raises:
@@ -146,7 +155,7 @@ def _differences(saved: dict[str, Any], given: dict[str, Any], prefix: tuple[str
 class LoadedEncoder:
   """An encoder and what its input must look like: log-mel by `config.log_mel`, z-scored with `mean` and `std`."""
 
-  encoder: AudioNTT
+  encoder: AudioNTT | ViT
   config: Config
   mean: float
   std: float
@@ -177,6 +186,7 @@ def load_encoder(workdir: str | Path, step: int | None = None) -> LoadedEncoder:
       raise UserError(f'{folder} has no checkpoint {step}; it has {", ".join(map(str, sorted(steps)))}')
     saved = _read(manager, step, data=ocp.args.JsonRestore(), config=ocp.args.JsonRestore())
     config = config_lib.from_mapping(Config, saved['config'])
+    config = dataclasses.replace(config, compute_dtype='float32', remat=False)  # Evaluation has no need to save.
     graphdef, params, batch_stats = split_model(build_encoder(config))
     item = {'params': {'encoder': params}, 'batch_stats': {'encoder': batch_stats}}
     restore_args = ocp.checkpoint_utils.construct_restore_args(item)

@@ -13,6 +13,7 @@ import jax
 from selfie_jax.config import Config
 from selfie_jax.errors import UserError
 from selfie_jax.files import write_atomically
+from selfie_jax.objective.off_diagonal import covariance_route
 from selfie_jax.terminal import console
 from selfie_jax.training.step import Metrics
 
@@ -38,6 +39,8 @@ class Monitor:
     if jax.process_index() == 0:
       self._lines = _open_lines(workdir / 'metrics.jsonl', first_step)
       self._tensorboard = _open_tensorboard(workdir) if config.log.tensorboard else None
+    n, d = config.batch_size, config.projector.output_width
+    console.print(f'covariance of {n} x {d} embeddings: route {covariance_route(n, d)}')
     console.print(
       f'{jax.device_count()} {jax.devices()[0].platform} device(s) in '
       f'{jax.process_count()} process(es); batch {config.batch_size}; steps {first_step} to {config.steps}; '

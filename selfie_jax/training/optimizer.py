@@ -30,8 +30,8 @@ def learning_rate_schedule(config: Config) -> optax.Schedule:
 
 
 def decay_mask(params: Any) -> Any:
-  """True for kernels; False for biases and normalisation, which no penalty should pull to zero."""
-  return jax.tree.map(lambda p: p.ndim > 1, params)
+  """True for kernels; False for biases, normalisation and positions, which no penalty should pull to zero."""
+  return jax.tree.map_with_path(lambda path, _: 'kernel' in jax.tree_util.keystr(path), params)
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:

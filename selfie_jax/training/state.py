@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from selfie_jax import config as config_lib
 from selfie_jax.config import Config
-from selfie_jax.models.audiontt import AudioNTT, pool_frames
+from selfie_jax.models.audiontt import AudioNTT
 from selfie_jax.models.projector import Projector
+from selfie_jax.models.vit import ViT
+from selfie_jax.training import mesh as mesh_lib
 
 
 @jax.tree_util.register_dataclass
@@ -28,13 +31,27 @@ class Model(nnx.Module):
   """Encoder and projector. The encoder is what pre-training is for; the projector is thrown away after it."""
 
   def __init__(self, config: Config, *, rngs: nnx.Rngs) -> None:
-    self.encoder = AudioNTT(config.encoder, config.log_mel.n_mels, rngs=rngs)
+    dtype = jnp.dtype(config.compute_dtype)
+    frames = 1 + config.crop_samples // config.log_mel.hop_length
+    options = {'rngs': rngs, 'dtype': dtype, 'remat': config.remat}
+    if isinstance(config.encoder, config_lib.ViT):
+      self.encoder = ViT(config.encoder, config.log_mel.n_mels, frames, **options)
+    else:
+      self.encoder = AudioNTT(config.encoder, config.log_mel.n_mels, **options)
     self.projected = config.encoder.width if config.projector.dense_only else self.encoder.features
-    self.projector = Projector(config.projector, self.projected, rngs=rngs)
+    self.projector = Projector(config.projector, self.projected, rngs=rngs, dtype=dtype)
 
-  def __call__(self, x: jax.Array, rngs: nnx.Rngs) -> jax.Array:
-    """Maps one view, (n, n_mels, frames), to its embeddings, (n, d), in training mode."""
-    representation = pool_frames(self.encoder(x, train=True, rngs=rngs))
+  def __call__(self, x: jax.Array, keys: jax.Array) -> jax.Array:
+    """Maps one view to its embeddings, in training mode.
+
+    Args:
+      x: (n, n_mels, frames).
+      keys: (n,) random keys, one an example, for dropout.
+
+    Returns:
+      (n, d), in float32 at least, whatever the networks compute in.
+    """
+    representation = self.encoder.pool(self.encoder(x, train=True, keys=keys))
     return self.projector(representation[:, -self.projected :], train=True)  # The dense layers' features come last.
 
 
@@ -49,7 +66,7 @@ def build_model(config: Config) -> Model:
   return Model(config, rngs=nnx.Rngs(random_keys(config.seed)[0]))
 
 
-def build_encoder(config: Config) -> AudioNTT:
+def build_encoder(config: Config) -> AudioNTT | ViT:
   """Returns the encoder of `build_model`: the untrained baseline, and the mould that trained weights go into."""
   return build_model(config).encoder
 
@@ -63,3 +80,10 @@ def init_state(config: Config, optimizer: optax.GradientTransformation) -> Train
   """Returns the state before the first step. Pure in `config`: jit it with output shardings to place it."""
   _, params, batch_stats = split_model(build_model(config))
   return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+
+
+def abstract_state(config: Config, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+  """Returns the state's shapes with their shardings: what to initialise or restore, and where to."""
+  shapes = jax.eval_shape(lambda: init_state(config, optimizer))
+  shardings = mesh_lib.state_shardings(shapes, mesh, config.mesh.strategy)
+  return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)

@@ -1,35 +1,25 @@
 """One training step: a pure function of (state, clips); its random numbers are a function of (seed, step)."""
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
 from selfie_jax.audio.augment import two_views
 from selfie_jax.audio.log_mel import log_mel
 from selfie_jax.config import Config
-from selfie_jax.objective.objective import objective
+from selfie_jax.objective.objective import objective_of_rows
 from selfie_jax.training import mesh as mesh_lib
 from selfie_jax.training.checkpoints import DataState
+from selfie_jax.training.gradients import embedding_gradients, join, split
 from selfie_jax.training.optimizer import learning_rate_schedule
-from selfie_jax.training.state import Model, TrainState, build_model, random_keys, split_model
+from selfie_jax.training.state import TrainState, abstract_state, build_model, random_keys, split_model
 
 Metrics = dict[str, jax.Array]
-
-
-def embedding_loss(
-  model: Model, views: tuple[jax.Array, jax.Array], key: jax.Array, config: Config, num_groups: int
-) -> tuple[jax.Array, Metrics]:
-  """Embeds two views, each (n, n_mels, frames), and compares them. Updates the model's batch statistics.
-
-  Each view goes through the network in a call of its own, so batch normalisation uses that view's statistics, over
-  the global batch.
-  """
-  key1, key2 = jax.random.split(key)
-  z1 = model(views[0], nnx.Rngs(dropout=key1))
-  z2 = model(views[1], nnx.Rngs(dropout=key2))
-  return objective(z1, z2, config.objective, num_groups)
 
 
 def make_train_step(
@@ -40,30 +30,59 @@ def make_train_step(
   Args:
     config: the run's configuration.
     optimizer: from `make_optimizer`.
-    mesh: the devices; the batch is sharded over them, the state replicated.
+    mesh: the devices; the batch is sharded over all of them, the state as `config.mesh` says.
     data: the log-mel values' mean and standard deviation, for z-scoring, and the groups of the variance.
 
   Returns:
-    A function of the state and of clips (batch_size, crop_samples), int16.
+    A jitted function of the state and of clips (batch_size, crop_samples), int16.
   """
-  graphdef = split_model(nnx.eval_shape(lambda: build_model(config)))[0]
+  model = nnx.eval_shape(lambda: build_model(config))
+  axes = mesh_lib.axes_between(mesh)
+  # Batch normalisation is over the global batch: its means are taken over all devices.
+  model.set_attributes(nnx.BatchNorm, axis_name=axes or None, raise_if_not_found=False)
+  graphdef = split_model(model)[0]
   schedule = learning_rate_schedule(config)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, optimizer, mesh))
+  specs = jax.tree.map(lambda sharding: sharding.spec, shardings.params)
+  rows, replicated = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
 
-  def loss_fn(params: nnx.State, batch_stats: nnx.State, views: tuple[jax.Array, jax.Array], key: jax.Array):  # noqa: ANN202
+  def embed(params: nnx.State, batch_stats: nnx.State, inputs: Any) -> tuple[Any, nnx.State]:
     # A copy, because merging the traced variables in place would tie the model to this trace.
     model = nnx.merge(graphdef, params, batch_stats, copy=True)
-    loss, metrics = embedding_loss(model, views, key, config, data.variance_groups)
-    return loss, (split_model(model)[2], metrics)
+    # Each view goes through the network in a call of its own, so batch normalisation uses that view's statistics.
+    embeddings = [model(*view_and_keys) for view_and_keys in inputs]
+    return embeddings, split_model(model)[2]
+
+  def loss_fn(embeddings: list[jax.Array]) -> tuple[jax.Array, Metrics]:
+    return objective_of_rows(*embeddings, config.objective, data.variance_groups, axes)
+
+  # Each device works on its rows, and every collective of the networks and the objective stands in the code: left to
+  # itself, XLA sums a weight's gradient over devices once for each view and microbatch.
+  def loss_and_gradients(
+    params: nnx.State, batch_stats: nnx.State, inputs: Any
+  ) -> tuple[tuple[jax.Array, Metrics], nnx.State, nnx.State]:
+    weights = mesh_lib.gather(params, specs, axes)
+    loss_and_metrics, gradients, batch_stats = embedding_gradients(
+      embed, loss_fn, weights, batch_stats, inputs, config.microbatches
+    )
+    return loss_and_metrics, mesh_lib.sum_and_scatter(gradients, specs, axes), batch_stats
+
+  if axes:
+    loss_and_gradients = jax.shard_map(
+      loss_and_gradients,
+      mesh=mesh,
+      in_specs=(specs, replicated.spec, rows.spec),
+      out_specs=(replicated.spec, specs, replicated.spec),
+    )
 
   def train_step(state: TrainState, clips: jax.Array) -> tuple[TrainState, Metrics]:
     # Random numbers are drawn for the global batch (partitionable threefry): the same on 1 device or on 1,000.
-    key = jax.random.fold_in(random_keys(config.seed)[1], state.step)
-    view_key, dropout_key = jax.random.split(key)
-    spectrograms = (log_mel(clips, config.log_mel) - data.mean) / data.std
+    view_key, *dropout_keys = jax.random.split(jax.random.fold_in(random_keys(config.seed)[1], state.step), 3)
+    spectrograms = (log_mel_in_parts(clips, config) - data.mean) / data.std
     views = two_views(view_key, spectrograms, config.augment)
-    (loss, (batch_stats, metrics)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-      state.params, state.batch_stats, views, dropout_key
-    )
+    inputs = [(view, example_keys(key, config.batch_size)) for view, key in zip(views, dropout_keys, strict=True)]
+
+    (loss, metrics), gradients, batch_stats = loss_and_gradients(state.params, state.batch_stats, inputs)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics |= {
@@ -74,10 +93,22 @@ def make_train_step(
     }
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
-  replicated = mesh_lib.replicated(mesh)
   return jax.jit(
     train_step,
-    in_shardings=(replicated, mesh_lib.batch_sharding(mesh)),
-    out_shardings=(replicated, replicated),
+    in_shardings=(shardings, rows),
+    out_shardings=(shardings, replicated),
     donate_argnums=0,
   )
+
+
+def log_mel_in_parts(clips: jax.Array, config: Config) -> jax.Array:
+  """`log_mel` of a microbatch at a time, because its overlapping frames take more memory than a small encoder."""
+  if config.microbatches == 1:
+    return log_mel(clips, config.log_mel)
+  parts = split(clips, config.microbatches)
+  return join(jax.lax.map(functools.partial(log_mel, config=config.log_mel), parts))
+
+
+def example_keys(key: jax.Array, n: int) -> jax.Array:
+  """Returns (n,) keys, one for each example of the global batch, that do not depend on how it is cut."""
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))

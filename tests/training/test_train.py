@@ -164,24 +164,42 @@ def test_a_run_resumed_on_another_number_of_devices_keeps_its_loss(config_file, 
     assert ours == pytest.approx(theirs, rel=1e-3)
 
 
-def test_two_processes_take_the_same_steps_as_one(config_file, dataset, run_on_four_devices, tmp_path):
+@pytest.mark.parametrize(('num_processes', 'devices'), [(2, 2), (4, 1)])
+def test_processes_take_the_same_steps_as_one(
+  config_file, dataset, run_on_four_devices, tmp_path, num_processes, devices
+):
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{free.getsockname()[1]}'
   processes = [
     start_training(
-      *(config_file, dataset, tmp_path / 'two'),
-      devices=2,
+      *(config_file, dataset, tmp_path / 'run'),
+      devices=devices,
       JAX_COORDINATOR_ADDRESS=address,
-      JAX_NUM_PROCESSES='2',
+      JAX_NUM_PROCESSES=str(num_processes),
       JAX_PROCESS_ID=str(i),
     )
-    for i in range(2)
+    for i in range(num_processes)
   ]
   outputs = [process.communicate(timeout=300)[1] for process in processes]
-  assert [process.returncode for process in processes] == [0, 0], outputs
-  for ours, theirs in zip(numbers(tmp_path / 'two'), numbers(run_on_four_devices), strict=True):
+  assert not any(process.returncode for process in processes), outputs
+  for ours, theirs in zip(numbers(tmp_path / 'run'), numbers(run_on_four_devices), strict=True):
     assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_a_run_whose_parameters_are_cut_over_devices_resumes_on_another_mesh(
+  config_file, dataset, run_on_four_devices, tmp_path
+):
+  workdir = tmp_path / 'run'
+  code, errors = train(config_file, dataset, workdir, '--config.mesh.fsdp=2', devices=4)
+  assert code == 0, errors
+  for step in (8, 12):
+    shutil.rmtree(workdir / 'checkpoints' / str(step))
+  code, errors = train(config_file, dataset, workdir, '--config.mesh.fsdp=1', devices=2)
+  assert code == 0, errors
+  assert 'resuming after step 4' in errors
+  for ours, theirs in zip(numbers(workdir), numbers(run_on_four_devices), strict=True):
+    assert ours == pytest.approx(theirs, rel=1e-3)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(config_file, dataset, tmp_path):
@@ -205,6 +223,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 def test_the_collapse_alarm_rings_once(config_file, dataset, tmp_path):
   code, errors = train(config_file, dataset, tmp_path / 'run', '--config.log.collapse_std=1e6', '--config.steps=6')
   assert code == 0
+  assert 'covariance of 16 x 24 embeddings: route gram' in errors
   assert errors.count('COLLAPSE at step 2') == errors.count('COLLAPSE') == 1
 
 
@@ -216,6 +235,10 @@ def test_the_collapse_alarm_rings_once(config_file, dataset, tmp_path):
       '--config.batch_size=20',
       'batch_size 20 cannot be divided over 2 devices in whole mixup groups of 4: choose a multiple of 8',
     ),
+    ('--config.mesh.fsdp=3', 'mesh.fsdp 3 does not divide the 2 devices'),
+    ('--config.microbatches=3', 'over 2 devices in equal microbatches: choose a multiple of 24'),
+    ('--config.objective.preset=barlow', 'it can be selfie, vicreg, barlow_twins, uniformity_covariance'),
+    ('--config.encoder.name=resnet', 'it can be audiontt, vit'),
     ('--config.data.path=/nowhere', 'no dataset at /nowhere'),
     ('--config.log_mel.n_mels=32', 'log_mel.n_mels is 32 in the config and 64 in the dataset'),
     ('--config.optimizer.warmup_steps=12', 'warmup_steps 12 leaves nothing of steps 12'),
