@@ -107,10 +107,12 @@ class Objective:
   energy_exponent: float = 0.0  # s of the hyperspherical energy: |x - y|^-s, or -log |x - y| if 0.
   normalize: bool = False  # Scale every embedding to the norm sqrt(d) first.
 
-  def variance_groups(self, num_devices: int) -> int:
-    """Returns how many blocks of rows the variance is taken over in a run that begins on `num_devices` devices."""
-    per_device = self.diversity_term == 'variance' and self.variance_statistics == 'per_device'
-    return num_devices if per_device else 1
+  def variance_groups(self, per_device: int) -> int:
+    """Returns how many blocks of rows the variance is taken over: `per_device`, or 1 where there is no such variance.
+
+    A run that begins has a block a device, and keeps their number when it is resumed on other devices.
+    """
+    return per_device if self.diversity_term == 'variance' and self.variance_statistics == 'per_device' else 1
 
 
 # The SELFIE paper's own terms and coefficients are not known to us: `selfie` has the statistics of our design and the

@@ -16,9 +16,8 @@ def validate_log_mel(log_mel: LogMel) -> None:
   Raises:
     UserError: naming the key, its value and what is allowed.
   """
-  for name in ('sample_rate', 'n_fft', 'hop_length', 'n_mels'):
-    if getattr(log_mel, name) < 1:
-      raise UserError(f'config key "log_mel.{name}" is {getattr(log_mel, name)}; it must be at least 1')
+  names = ('sample_rate', 'n_fft', 'hop_length', 'n_mels')
+  _check_at_least_one({f'log_mel.{name}': getattr(log_mel, name) for name in names})
   if not 0 <= log_mel.f_min < log_mel.f_max <= log_mel.sample_rate / 2:
     raise UserError(
       f'config keys "log_mel.f_min" and "log_mel.f_max" are {log_mel.f_min:g} and {log_mel.f_max:g} Hz; the first is '
@@ -74,9 +73,19 @@ def _validate_words(config: Config) -> None:
       re.compile(pattern)
     except re.error as error:
       raise UserError(f'config key "mesh.strategy" has {pattern!r}, no regular expression: {error}') from error
+  _check_choices(choices)
+
+
+def _check_choices(choices: dict[str, tuple[str, tuple[str, ...]]]) -> None:
   for name, (value, allowed) in choices.items():
     if value not in allowed:
       raise UserError(f'config key "{name}" is "{value}"; it can be {", ".join(allowed)}')
+
+
+def _check_at_least_one(values: dict[str, int]) -> None:
+  for name, value in values.items():
+    if value < 1:
+      raise UserError(f'config key "{name}" is {value}; it must be at least 1')
 
 
 def _validate_numbers(config: Config) -> None:
@@ -92,9 +101,7 @@ def _validate_numbers(config: Config) -> None:
     'checkpoint.keep': config.checkpoint.keep,
     'log.every_steps': config.log.every_steps,
   }
-  for name, value in at_least_one.items():
-    if value < 1:
-      raise UserError(f'config key "{name}" is {value}; it must be at least 1')
+  _check_at_least_one(at_least_one)
   at_least_zero = {
     'seed': config.seed,
     'projector.hidden_layers': config.projector.hidden_layers,
@@ -138,9 +145,8 @@ def _validate_numbers(config: Config) -> None:
 
 
 def _validate_audiontt(encoder: config_lib.AudioNTT, n_mels: int, frames: int) -> None:
-  for name in ('conv_blocks', 'conv_channels', 'width'):
-    if getattr(encoder, name) < 1:
-      raise UserError(f'config key "encoder.{name}" is {getattr(encoder, name)}; it must be at least 1')
+  names = ('conv_blocks', 'conv_channels', 'width')
+  _check_at_least_one({f'encoder.{name}': getattr(encoder, name) for name in names})
   if not 0 <= encoder.dropout < 1:
     raise UserError(f'config key "encoder.dropout" is {encoder.dropout}; it is at least 0 and below 1')
   halvings = 2**encoder.conv_blocks
@@ -152,12 +158,12 @@ def _validate_audiontt(encoder: config_lib.AudioNTT, n_mels: int, frames: int) -
 
 
 def _validate_vit(encoder: config_lib.ViT, n_mels: int, frames: int) -> None:
-  for name, value, allowed in (
-    ('size', encoder.size, ('tiny', 'small', 'base')),
-    ('positions', encoder.positions, ('sincos', 'learned')),
-  ):
-    if value not in allowed:
-      raise UserError(f'config key "encoder.{name}" is "{value}"; it can be {", ".join(allowed)}')
+  _check_choices(
+    {
+      'encoder.size': (encoder.size, ('tiny', 'small', 'base')),
+      'encoder.positions': (encoder.positions, ('sincos', 'learned')),
+    }
+  )
   mels_of_patch, frames_of_patch = encoder.patch
   if min(encoder.patch) < 1 or n_mels % mels_of_patch:
     raise UserError(

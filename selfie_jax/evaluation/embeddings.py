@@ -19,10 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from selfie_jax.audio.log_mel import log_mel
 from selfie_jax.config import LogMel
 from selfie_jax.errors import UserError
-from selfie_jax.models.audiontt import AudioNTT
-from selfie_jax.models.vit import ViT
-
-Encoder = AudioNTT | ViT
+from selfie_jax.training.state import Encoder
 
 # log-mel (clips, n_mels, frames) and each clip's own number of frames (clips,) to (clips, features).
 Representation = Callable[[jax.Array, jax.Array], jax.Array]

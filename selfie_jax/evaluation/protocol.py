@@ -13,6 +13,7 @@ from selfie_jax.evaluation.probe import ProbeResult, probe
 from selfie_jax.evaluation.tasks.folder import LabelledFolder, Split
 from selfie_jax.terminal import progress
 from selfie_jax.training.checkpoints import LoadedEncoder
+from selfie_jax.training.state import Encoder
 
 LOG_MEL_STATISTICS = 'log_mel_statistics'
 UNTRAINED = 'untrained'
@@ -36,7 +37,7 @@ def evaluate_split(
   folder: LabelledFolder,
   split: Split,
   run: LoadedEncoder,
-  untrained: embeddings.Encoder | None,
+  untrained: Encoder | None,
   evaluation: Evaluation,
   *,
   unit_seconds: float,
@@ -70,7 +71,7 @@ def evaluate_split(
   if std < _LEAST_STD:
     raise UserError(f'{title}: the {len(sample)} train clips are all silent (log-mel standard deviation {std:.2g})')
 
-  def encoding(encoder: embeddings.Encoder) -> embeddings.Representation:
+  def encoding(encoder: Encoder) -> embeddings.Representation:
     return embeddings.encoder_representation(encoder, config, mean, std, min_samples=run.config.crop_samples)
 
   representations = {TRAINED: encoding(run.encoder)}

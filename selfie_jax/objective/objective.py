@@ -69,8 +69,7 @@ def objective_of_rows(
 
   Without axes these are all rows.
   """
-  if config.diversity_term != 'variance' or config.variance_statistics == 'global':
-    num_groups = 1
+  num_groups = config.variance_groups(num_groups)
   n = len(z1) * num_devices(axes)
   if n % num_groups or n // num_groups < 2:
     raise ValueError(f'a batch of {n} in {num_groups} groups: a variance needs equal groups of at least 2 embeddings')

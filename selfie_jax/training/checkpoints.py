@@ -20,9 +20,7 @@ from selfie_jax.config import Config
 from selfie_jax.data.dataset import Manifest
 from selfie_jax.errors import UserError
 from selfie_jax.files import write_atomically
-from selfie_jax.models.audiontt import AudioNTT
-from selfie_jax.models.vit import ViT
-from selfie_jax.training.state import TrainState, build_encoder, split_model
+from selfie_jax.training.state import Encoder, TrainState, build_encoder, split_model
 
 # A run may be resumed with other values of these: but for rounding, none changes a number.
 _FREE_KEYS = (
@@ -155,7 +153,7 @@ def _differences(saved: dict[str, Any], given: dict[str, Any], prefix: tuple[str
 class LoadedEncoder:
   """An encoder and what its input must look like: log-mel by `config.log_mel`, z-scored with `mean` and `std`."""
 
-  encoder: AudioNTT | ViT
+  encoder: Encoder
   config: Config
   mean: float
   std: float

@@ -15,6 +15,8 @@ from selfie_jax.models.projector import Projector
 from selfie_jax.models.vit import ViT
 from selfie_jax.training import mesh as mesh_lib
 
+Encoder = AudioNTT | ViT
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,7 @@ def build_model(config: Config) -> Model:
   return Model(config, rngs=nnx.Rngs(random_keys(config.seed)[0]))
 
 
-def build_encoder(config: Config) -> AudioNTT | ViT:
+def build_encoder(config: Config) -> Encoder:
   """Returns the encoder of `build_model`: the untrained baseline, and the mould that trained weights go into."""
   return build_model(config).encoder
 
