@@ -1,7 +1,7 @@
 """AudioNTT2022 on AudioSet: the convolutional encoder of BYOL-A v2 (6.3 million parameters, 3,072 features).
 
 Command:   python -m selfie_jax.train --config configs/audioset_audiontt.py --workdir DIR --config.data.path=RECORDS
-           (RECORDS: a folder that `python -m selfie_jax.prepare` has written.)
+           (RECORDS: what `python -m selfie_jax.prepare audioset` has written: a folder, gs:// or s3://.)
 Hardware:  TPU v5e (or GPUs), from 8 chips with 512 clips on each to 256 chips with 16 on each: mixup finds its partners
            among 16 clips of one chip. What it needs of a chip's memory is known without the chips:
            python -m selfie_jax.compile --config configs/audioset_audiontt.py --topology v5e:16x16
@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
       'steps': 50_000,
       'batch_size': 4_096,
       'compute_dtype': 'bfloat16',
-      'data': {'crop_seconds': 0.95, 'read_threads': 16},
+      'data': {'splits': ('balanced_train', 'unbalanced_train'), 'crop_seconds': 0.95, 'read_threads': 16},
       'encoder': {'name': 'audiontt', 'conv_blocks': 2, 'conv_channels': 64, 'width': 2_048, 'concat_conv': True},
       'projector': {'hidden_width': 4_096, 'output_width': 1_024},
       'optimizer': {'name': 'adamw', 'learning_rate': 1e-3, 'warmup_steps': 2_500, 'weight_decay': 1e-4},

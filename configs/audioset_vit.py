@@ -1,7 +1,7 @@
 """ViT-Base on AudioSet: 16 x 16 patches of six seconds of log-mel (85 million parameters, 3,072 features a frame).
 
 Command:   python -m selfie_jax.train --config configs/audioset_vit.py --workdir DIR --config.data.path=RECORDS
-           (RECORDS: a folder that `python -m selfie_jax.prepare` has written.)
+           (RECORDS: what `python -m selfie_jax.prepare audioset` has written: a folder, gs:// or s3://.)
 Hardware:  a TPU v5e slice of 256 chips, 16 clips on each. On fewer chips --config.remat=True computes the activations
            of a transformer block again instead of keeping them, and --config.microbatches=8 takes the batch in parts.
            --config.mesh.fsdp=8 would share one copy of parameters and optimizer among 8 chips; this size needs no
@@ -23,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
       'steps': 50_000,
       'batch_size': 4_096,
       'compute_dtype': 'bfloat16',
-      'data': {'crop_seconds': 6.07, 'read_threads': 16},
+      'data': {'splits': ('balanced_train', 'unbalanced_train'), 'crop_seconds': 6.07, 'read_threads': 16},
       'encoder': {'name': 'vit', 'size': 'base', 'patch': (16, 16), 'positions': 'sincos'},
       'projector': {'hidden_width': 4_096, 'output_width': 1_024},
       'optimizer': {

@@ -24,13 +24,29 @@ _T = typing.TypeVar('_T')
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+  """A dataset of a mixture: of every sum-of-weights clips that are read, `weight` come from it."""
+
+  path: str
+  weight: float = 1.0
+  splits: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Data:
   """What is read. A clip shorter than the crop is zero-padded at its end."""
 
-  path: str = ''  # A folder written by `selfie_jax.prepare`.
+  path: str = ''  # A folder written by `selfie_jax.prepare`: local, gs:// or s3://.
+  splits: tuple[str, ...] = ()  # Which of its splits; a dataset of one needs no choice.
+  mixture: tuple[Part, ...] = ()  # Several datasets, in place of `path` and `splits`.
   crop_seconds: float = 0.95
+  read: str = 'record'  # The whole record, with its checksum; or 'crop': the crop's bytes alone, which have none.
   read_threads: int = 4
   prefetch_batches: int = 4
+  # At a damaged record; or 'skip': another clip takes its place, and the metrics count it. A damaged index or manifest
+  # always stops: the order of the clips rests on it.
+  on_damage: str = 'stop'
+  max_damaged: int = 100  # With 'skip': more damaged records than this, on one host, stop the run.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,7 +277,7 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
     return from_mapping(kind, value, name + '.')
   if typing.get_origin(kind) is tuple:
     if not isinstance(value, (list, tuple)):
-      raise UserError(f'config key "{name}" wants a list, got {value!r}')
+      raise UserError(f'config key "{name}" wants a list, such as [{value!r}], got {value!r}')
     items = typing.get_args(kind)
     if items[-1] is Ellipsis:
       items = (items[0],) * len(value)
@@ -289,7 +305,8 @@ def _choose(kinds: Sequence[Any], value: Any, name: str) -> Any:
 def load(path: str | Path, overrides: Sequence[str], cls: type[_T]) -> _T:
   """Reads a config file and applies `--config.key=value` overrides.
 
-  A preset among the overrides takes the place of all that the file says of the objective.
+  A preset among the overrides takes the place of all that the file says of the objective, and a mixture that of the
+  file's dataset.
 
   Raises:
     UserError: no such file, no `get_config` in it, an unknown key, a value of another type.
@@ -307,6 +324,10 @@ def load(path: str | Path, overrides: Sequence[str], cls: type[_T]) -> _T:
   values: dict[str, Any] = ml_collections.ConfigDict(module.get_config()).to_dict()
   if any(override.startswith('--config.objective.preset=') for override in overrides):
     values.pop('objective', None)  # Or the preset would be mixed with what the file says of another one.
+  if any(override.startswith('--config.data.mixture=') for override in overrides) and isinstance(
+    values.get('data'), dict
+  ):
+    values['data'] = {key: value for key, value in values['data'].items() if key not in ('path', 'splits')}
   for override in overrides:
     _apply_override(values, override)
   if isinstance(values.get('objective'), dict):

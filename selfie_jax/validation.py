@@ -34,6 +34,7 @@ def validate(config: Config) -> None:
   validate_log_mel(config.log_mel)
   _validate_words(config)
   _validate_numbers(config)
+  _validate_mixture(config.data)
   frames = 1 + config.crop_samples // config.log_mel.hop_length
   if isinstance(config.encoder, config_lib.AudioNTT):
     _validate_audiontt(config.encoder, config.log_mel.n_mels, frames)
@@ -66,6 +67,8 @@ def _validate_words(config: Config) -> None:
     'objective.decorrelation_term': (objective.decorrelation_term, ('covariance', 'cross_correlation')),
     'objective.variance_statistics': (objective.variance_statistics, ('per_device', 'global')),
     'compute_dtype': (config.compute_dtype, ('float32', 'bfloat16')),
+    'data.read': (config.data.read, ('record', 'crop')),
+    'data.on_damage': (config.data.on_damage, ('stop', 'skip')),
   }
   for i, (pattern, rule) in enumerate(config.mesh.strategy):
     choices[f'mesh.strategy[{i}]'] = (rule, ('fsdp', 'replicate'))
@@ -109,6 +112,7 @@ def _validate_numbers(config: Config) -> None:
     'objective.diversity': config.objective.diversity,
     'objective.decorrelation': config.objective.decorrelation,
     'objective.energy_exponent': config.objective.energy_exponent,
+    'data.max_damaged': config.data.max_damaged,
     'optimizer.warmup_steps': config.optimizer.warmup_steps,
     'optimizer.base_batch_size': config.optimizer.base_batch_size,
     'optimizer.weight_decay': config.optimizer.weight_decay,
@@ -142,6 +146,17 @@ def _validate_numbers(config: Config) -> None:
     raise UserError(f'config key "augment.canvas_time" is {config.augment.canvas_time}; the canvas holds a view: >= 1')
   if config.batch_size < 2:
     raise UserError(f'config key "batch_size" is {config.batch_size}; statistics over a batch need at least 2 clips')
+
+
+def _validate_mixture(data: config_lib.Data) -> None:
+  if data.mixture and (data.path or data.splits):
+    raise UserError('config key "data.mixture" is given, and "data.path" or "data.splits", too: give one or the other')
+  for i, part in enumerate(data.mixture):
+    if not part.path or part.weight <= 0:
+      raise UserError(
+        f'config key "data.mixture[{i}]" has path {part.path!r} and weight {part.weight:g}; it needs a path, and a '
+        'weight above 0'
+      )
 
 
 def _validate_audiontt(encoder: config_lib.AudioNTT, n_mels: int, frames: int) -> None:

@@ -2,13 +2,21 @@
 
 import os
 import sys
+import tempfile
 
 import pytest
 
-from tests.processes import ROOT
+from tests.processes import COMPILATION_CACHE, ROOT
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # Tolerances are for CPUs; their virtual devices are the meshes.
 sys.path.insert(0, str(ROOT / 'launch'))  # Its files are scripts: beside each other, in no package.
+
+
+def pytest_configure(config):
+  if COMPILATION_CACHE not in os.environ:  # pytest-xdist's workers find it there, and share one cache.
+    folder = tempfile.TemporaryDirectory(prefix='selfie_jax_tests_')
+    config.add_cleanup(folder.cleanup)
+    os.environ[COMPILATION_CACHE] = folder.name
 
 
 def require(part, available):

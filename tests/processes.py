@@ -3,11 +3,10 @@
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-_COMPILATION_CACHE = tempfile.TemporaryDirectory(prefix='selfie_jax_tests_')
+COMPILATION_CACHE = 'SELFIE_TESTS_COMPILATION_CACHE'  # The environment variable that conftest.py sets.
 
 
 def environment(devices=1, **extra):
@@ -18,7 +17,7 @@ def environment(devices=1, **extra):
     'PYTHONPATH': str(ROOT),
     'TF_CPP_MIN_LOG_LEVEL': '3',
     # The same program is compiled once, not by each of the processes that the tests start.
-    'JAX_COMPILATION_CACHE_DIR': _COMPILATION_CACHE.name,
+    'JAX_COMPILATION_CACHE_DIR': os.environ[COMPILATION_CACHE],
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
     **extra,
   }

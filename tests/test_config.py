@@ -66,6 +66,16 @@ def test_a_preset_on_the_command_line_takes_the_place_of_the_files_objective(tmp
   assert objective == config_lib.Objective(variance_statistics='global', decorrelation=2.0)
 
 
+def test_a_mixture_on_the_command_line_takes_the_place_of_the_files_dataset(tmp_path):
+  path = _write(tmp_path, "{'data': {'path': 'a', 'splits': ('train',), 'crop_seconds': 2.0}}")
+  mixture = '--config.data.mixture=[{"path": "b", "weight": 3}, {"path": "c"}]'
+  data = config_lib.load(path, [mixture], Config).data
+  assert (data.path, data.splits, data.crop_seconds) == ('', (), 2.0)
+  assert data.mixture == (config_lib.Part('b', 3.0), config_lib.Part('c'))
+  with pytest.raises(UserError, match='give one or the other'):
+    command_line.parse_training(['--config', str(path), '--workdir', 'x', mixture, '--config.data.path=d'])
+
+
 def test_every_preset_is_a_valid_objective(tmp_path):
   for preset in config_lib.PRESETS:
     config = config_lib.load(_write(tmp_path, {}), [f'--config.objective.preset={preset}'], Config)
@@ -105,6 +115,10 @@ def test_an_encoder_is_chosen_by_its_name_and_has_only_its_own_settings(tmp_path
     ('--config.steps=0', 'at least 1'),
     ('--config.batch_size=1', 'at least 2'),
     ('--config.data.crop_seconds=0.05', 'needs at least 8'),
+    ('--config.data.read=bytes', 'it can be record, crop'),
+    ('--config.data.on_damage=ignore', 'it can be stop, skip'),
+    ('--config.data.splits=eval', "wants a list, such as ['eval'], got 'eval'"),
+    ('--config.data.mixture=[{"path": "x", "weight": 0}]', "has path 'x' and weight 0"),
     ('--config.augment.mixup_ratio=1.5', 'between 0 and 1'),
     ('--config.augment.resize_frequency=(1.5, 0.6)', 'low, high'),
     ('--config.optimizer.learning_rate=-1.0', 'above 0'),

@@ -2,7 +2,10 @@ import os
 
 import pytest
 
-from selfie_jax.files import write_atomically
+from selfie_jax import files
+from selfie_jax.errors import UserError
+from selfie_jax.files import as_path, check_reachable, list_files, missing_files, write_atomically
+from tests.object_stores import _gcs_settings, _s3_settings, connected, gcs, s3  # noqa: F401
 
 
 def test_a_file_has_its_name_only_when_it_is_whole(tmp_path):
@@ -46,3 +49,29 @@ def test_two_that_write_the_same_file_do_not_write_into_each_other(tmp_path):
     assert path.read_bytes() == b'second, and longer'
   assert path.read_bytes() == b'first'
   assert os.listdir(tmp_path) == ['a.bin']
+
+
+@pytest.mark.parametrize('store', ['gcs', 's3'])
+def test_an_object_store_is_written_and_listed_like_a_folder(request, store):
+  folder = as_path(request.getfixturevalue(store)) / 'a'
+  assert list_files(folder) == {}
+  with write_atomically(folder / 'b.bin') as file:
+    file.write(b'hello')
+    file.flush()
+    assert not (folder / 'b.bin').exists()
+  before = list_files(folder)
+  assert before['b.bin'].size == 5
+  with write_atomically(folder / 'b.bin') as file:
+    file.write(b'world')
+  assert list_files(folder)['b.bin'] != before['b.bin']
+  assert missing_files([folder / 'b.bin', folder / 'c.bin']) == [folder / 'c.bin']
+  check_reachable(folder / 'not there')
+  with pytest.raises(UserError, match='there is no bucket .*nowhere'):
+    check_reachable(f'{str(folder)[:5]}nowhere/a')
+
+
+def test_a_store_that_does_not_answer_is_named_at_once(monkeypatch, _gcs_settings):  # noqa: F811, PT019
+  monkeypatch.setattr(files, 'CONNECT_SECONDS', 0.5)
+  settings = _gcs_settings | {'STORAGE_EMULATOR_HOST': 'http://127.0.0.1:1'}
+  with connected(settings), pytest.raises(UserError, match='the bucket gs://sounds does not answer within 0.5 s'):
+    check_reachable('gs://sounds/a')
