@@ -1,94 +1,84 @@
-"""Which files a dataset is made of."""
+"""A folder of audio files, or a CSV that names some, as the input of a dataset."""
 
 import collections
-import dataclasses
-import hashlib
-import json
 import os
-from collections.abc import Sequence
+import stat
 from pathlib import Path
-from typing import NoReturn
 
+from selfie_jax.data import audio_files
+from selfie_jax.data.clip import AudioFile, Clip, Listing, fingerprint
 from selfie_jax.data.table import read_table, require
 from selfie_jax.errors import UserError
-from selfie_jax.terminal import console
-
-# What a walk through a folder takes for audio. A CSV may name files of any ending.
-_AUDIO_SUFFIXES = (
-  '.3gp .aac .ac3 .aif .aifc .aiff .amr .ape .au .avi .awb .caf .flac .g722 .gsm .m4a .m4b .mka .mkv .mov .mp2 .mp3 '
-  '.mp4 .mpga .oga .ogg .opus .rf64 .snd .sph .tta .voc .w64 .wav .wave .weba .webm .wma .wv'
-)
+from selfie_jax.files import PathLike, is_remote
 
 
-@dataclasses.dataclass(frozen=True)
-class Clip:
-  """A file of the input. `name`, with forward slashes, is relative to the folder or to the CSV."""
-
-  name: str
-  labels: tuple[str, ...] = ()
-
-
-def list_clips(path: Path) -> list[Clip]:
-  """Lists the input, sorted by name.
+def list_folder(path: PathLike) -> Listing:
+  """Lists the input.
 
   Args:
-    path: a folder: all audio files in it and below, but not hidden ones. Or a CSV: the files of its column `file_name`;
-      a column `label`, if there is one, is their label.
+    path: a folder or an uncompressed tar, local, gs:// or s3://: all audio files in it and below, but not hidden ones.
+      Or a CSV: the files of its column `file_name`, relative to the CSV; a column `label`, if there is one, is their
+      label.
+
+  Returns:
+    The clips, sorted by name (with forward slashes, relative to the input); those of a CSV that are not there have no
+    sound. The classes are the labels, sorted.
 
   Raises:
     UserError: there is no such input, it names no files, or one twice.
   """
-  if path.is_dir():
-    clips = _list_folder(path)
-  elif path.is_file():
-    clips = _list_csv(path)
-  else:
-    raise UserError(f'no input at {path}: neither a folder nor a CSV')
-  if not clips:
+  path = os.fspath(path)
+  if not is_remote(path):
+    path = os.path.abspath(path)  # Workers may start elsewhere.
+    if not os.path.exists(path):
+      raise UserError(f'no input at {path}: neither a folder nor a CSV')
+  is_csv = os.path.isfile(path) and not path.lower().endswith('.tar')
+  listing = _list_csv(Path(path)) if is_csv else _list_files(path)
+  if not listing.clips:
     raise UserError(f'no audio files in {path}')
-  return sorted(clips, key=lambda clip: clip.name)
+  return listing
 
 
-def fingerprint(root: Path, clips: Sequence[Clip]) -> str:
-  """SHA-256 over the files' names, labels, sizes and times of change: tells whether the input is still the same."""
-  digest = hashlib.sha256()
-  for clip in clips:
-    try:
-      facts = (root / clip.name).stat()
-      state = (facts.st_size, facts.st_mtime_ns)
-    except OSError:
-      state = None  # Not there: it will be listed as unreadable.
-    digest.update(json.dumps((clip.name, clip.labels, state)).encode() + b'\n')
-  return digest.hexdigest()
-
-
-def _list_folder(path: Path) -> list[Clip]:
-  audio_suffixes = frozenset(_AUDIO_SUFFIXES.split())
-  clips = []
+def _list_files(path: str) -> Listing:
+  clips, versions = [], []
   others: collections.Counter[str] = collections.Counter()
-  for folder, folders, files in os.walk(path, onerror=_raise_unlistable, followlinks=True):
-    folders[:] = [name for name in folders if not name.startswith('.')]
-    for file in (Path(folder, name) for name in files if not name.startswith('.')):
-      if file.suffix.lower() in audio_suffixes:
-        clips.append(Clip(_checked_name(file.relative_to(path).as_posix())))
-      else:
-        others[file.suffix.lower() or 'no ending'] += 1
-  if others:
-    kinds = ', '.join(f'{count} {suffix}' for suffix, count in others.most_common())
-    console.print(f'left out by their endings, which are not of audio: {kinds} (a CSV can name them)')
-  return clips
+  by_name = {found.name: found for found in audio_files.find(path)}  # A tar may hold a name twice: the last one counts.
+  for _, found in sorted(by_name.items()):
+    suffix = os.path.splitext(found.name)[1].lower()
+    if suffix in audio_files.SUFFIXES:
+      clips.append(Clip(_checked_name(found.name), audio_files.as_audio_file(path, found)))
+      versions.append(found.version)
+    else:
+      others[suffix or 'no ending'] += 1
+  kinds = ', '.join(f'{count} {suffix}' for suffix, count in others.most_common())
+  notes = (f'left out by their endings, which are not of audio: {kinds} (a CSV can name them)',) if kinds else ()
+  return Listing('folder', clips, fingerprint(clips, versions), notes=notes)
 
 
-def _list_csv(path: Path) -> list[Clip]:
+def _list_csv(path: Path) -> Listing:
   rows = read_table(path)
   require(rows, ('file_name',), path)
-  clips = {}
+  labels: dict[str, str] = {}
   for row in rows:
-    name = row['file_name']
-    if name in clips:
-      raise UserError(f'{path} lists {name} twice')
-    clips[name] = Clip(name, (row['label'],) if row.get('label') else ())
-  return list(clips.values())
+    if row['file_name'] in labels:
+      raise UserError(f'{path} lists {row["file_name"]} twice')
+    labels[row['file_name']] = row.get('label', '')
+  classes = tuple(sorted(set(labels.values()) - {''}))
+  numbers = {name: number for number, name in enumerate(classes)}
+  clips, versions = [], []
+  for name, label in sorted(labels.items()):
+    file = str(path.parent / name)
+    try:
+      facts = os.stat(file)
+    except OSError:
+      facts = None
+    if facts is None or stat.S_ISDIR(facts.st_mode):
+      sound, version = None, None
+    else:
+      sound, version = AudioFile(file, facts.st_size), facts.st_mtime_ns
+    clips.append(Clip(name, sound, labels=(numbers[label],) if label else ()))
+    versions.append(version)
+  return Listing('folder', clips, fingerprint(clips, versions, classes), classes=classes)
 
 
 def _checked_name(name: str) -> str:
@@ -97,7 +87,3 @@ def _checked_name(name: str) -> str:
   except UnicodeEncodeError as error:  # Bytes that are no UTF-8 come from the file system as lone surrogates.
     raise UserError(f'the name of the file {name!r} is not UTF-8: rename it') from error
   return name
-
-
-def _raise_unlistable(error: OSError) -> NoReturn:
-  raise UserError(f'cannot list {error.filename}: {error.strerror}') from error

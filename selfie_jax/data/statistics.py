@@ -8,7 +8,7 @@ import numpy as np
 import threadpoolctl
 
 from selfie_jax.config import LogMel
-from selfie_jax.data.dataset import Clips
+from selfie_jax.data.reader import ClipReader
 from selfie_jax.terminal import progress
 
 MAX_CLIPS = 10_000
@@ -16,7 +16,7 @@ _BLOCK_SECONDS = 30  # A long recording is taken in blocks: the spectrogram of a
 _EPSILON = np.finfo(np.float32).eps
 
 
-def log_mel_mean_and_std(clips: Clips, log_mel: LogMel, num_threads: int) -> tuple[float, float]:
+def log_mel_mean_and_std(clips: ClipReader, log_mel: LogMel, num_threads: int) -> tuple[float, float]:
   """Returns the mean and the standard deviation over all values of log(mel power + eps).
 
   At most `MAX_CLIPS` clips are taken, evenly spaced. Sums are float64, and those of the clips are added up exactly

@@ -2,26 +2,29 @@
 
 import csv
 import difflib
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from etils import epath
 
 from selfie_jax.errors import UserError
 
 _FIRST_ROW = 2  # As a spreadsheet counts: row 1 is the header.
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
+def read_table(path: Path | epath.Path) -> list[dict[str, str]]:
   """Returns the rows, column -> value, without the spaces around either; a value that is not there is ''.
 
   Raises:
     UserError: no such file, not a CSV in UTF-8, or no rows.
   """
   try:
-    with path.open(newline='', encoding='utf-8-sig') as file:
-      rows = [
-        {key.strip(): (value or '').strip() for key, value in row.items() if isinstance(key, str)}
-        for row in csv.DictReader(file)
-      ]
+    text = io.StringIO(path.read_bytes().decode('utf-8-sig'), newline='')
+    rows = [
+      {key.strip(): (value or '').strip() for key, value in row.items() if isinstance(key, str)}
+      for row in csv.DictReader(text)
+    ]
   except FileNotFoundError as error:
     raise UserError(f'{path} does not exist') from error
   except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -31,7 +34,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
   return rows
 
 
-def require(rows: Sequence[dict[str, str]], columns: Iterable[str], path: Path) -> None:
+def require(rows: Sequence[dict[str, str]], columns: Iterable[str], path: Path | epath.Path) -> None:
   """Checks that the columns of the table from `path` are there and filled in.
 
   Raises:
