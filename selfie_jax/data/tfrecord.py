@@ -7,17 +7,20 @@ CRC32C (Castagnoli) masked as in TensorFlow's tsl/lib/hash/crc32c.h.
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import google_crc32c
+import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format
 
+from selfie_jax.data.ranges import Range, read_ranges
 from selfie_jax.errors import UserError
+from selfie_jax.files import PathLike, filesystem
 
 Features = Mapping[str, Sequence[bytes] | Sequence[int] | Sequence[float]]
 
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
+FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES
 
 # https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/example/feature.proto
 _EXAMPLE_PROTO = """
@@ -49,7 +52,7 @@ _KINDS = {bytes: 'bytes_list', float: 'float_list', int: 'int64_list'}
 
 
 class DamagedRecordError(UserError):
-  """A record whose checksum does not match its bytes, or that is cut short."""
+  """A record that cannot be read, whose checksum does not match its bytes, or that is cut short."""
 
 
 def _example_class() -> type[message.Message]:
@@ -86,7 +89,7 @@ def decode_example(data: bytes) -> dict[str, list]:
   return {name: list(getattr(features[name], kind).value) if kind else [] for name, kind in kinds.items()}
 
 
-def masked_crc(data: bytes) -> int:
+def masked_crc(data: bytes | np.ndarray) -> int:
   """CRC32C of `data`, rotated and offset so that a CRC stored among data does not spoil a CRC over them."""
   crc = google_crc32c.value(data)
   return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
@@ -98,61 +101,92 @@ def frame(data: bytes) -> bytes:
   return b''.join((length, struct.pack('<I', masked_crc(length)), data, struct.pack('<I', masked_crc(data))))
 
 
-def read_record(path: Path, number: int, offset: int, length: int) -> bytes:
-  """Reads the data of one record, `length` bytes, of the record that starts at byte `offset`.
-
-  Opens, reads and closes: that costs 5 us, is safe in any thread, and thousands of shards need no open descriptors.
+def unframe(record: bytes, path: PathLike, number: int, length: int, crc: int | None = None) -> memoryview:
+  """Checks a record and returns its data, without a copy.
 
   Args:
-    path: the shard.
+    record: its bytes.
+    path: the shard, for the error.
     number: which record of the shard this is, for the error.
+    length: of its data, in bytes.
+    crc: of its data, masked, as the index knows it; if it is given.
+
+  Raises:
+    DamagedRecordError: the bytes are not a whole record of this length with matching checksums, or not this record.
+  """
+  found = _read_length(record[:HEADER_BYTES], path, number)
+  if found != length:
+    raise DamagedRecordError(f'{name_record(path, number)} is damaged: {found} bytes long, the index says {length}')
+  if len(record) != length + FRAME_BYTES:
+    raise DamagedRecordError(f'{name_record(path, number)} is damaged: the file ends in its data')
+  # A view, and NumPy's, the only one that the CRC takes: slices of bytes would copy the record.
+  data = np.frombuffer(record, np.uint8, count=length, offset=HEADER_BYTES)
+  stored = int.from_bytes(record[-FOOTER_BYTES:], 'little')
+  if stored != masked_crc(data):
+    raise DamagedRecordError(f'{name_record(path, number)} is damaged: the CRC of its data does not match')
+  if crc is not None and crc != stored:
+    raise DamagedRecordError(f'{name_record(path, number)} is not the one in the index: the shard was replaced')
+  return data.data
+
+
+def read_record(path: PathLike, number: int, offset: int, length: int) -> memoryview:
+  """Reads the data of one record, `length` bytes, of the record that starts at byte `offset` of a local or remote file.
+
+  Args:
+    path: the file.
+    number: which record of the file this is, for the error.
     offset: where the record (its header) starts, in bytes.
     length: of its data, in bytes.
 
   Raises:
-    DamagedRecordError: the bytes there are not a whole record of this length with matching checksums.
-    UserError: the shard cannot be read.
+    DamagedRecordError: there is no whole record of this length with matching checksums.
+    UserError: the object store does not answer.
   """
-  try:
-    with open(path, 'rb', buffering=0) as file:
-      record = os.pread(file.fileno(), HEADER_BYTES + length + FOOTER_BYTES, offset)
-  except OSError as error:
-    raise UserError(f'cannot read record {number} of {path}: {error.strerror}') from error
-  return _unframe(record, path, number, length)
+  (record,) = read_ranges([Range(os.fspath(path), offset, length + FRAME_BYTES)])
+  return unframe(check_read(record, path, number), path, number, length)
 
 
-def scan(path: Path) -> Iterator[tuple[int, bytes]]:
-  """Yields (offset of the record, its data) from the first record to the last.
+def check_read(read: bytes | OSError, path: PathLike, number: int) -> bytes:
+  """Returns the bytes that were read of a record.
+
+  Raises:
+    DamagedRecordError: there were none.
+  """
+  if isinstance(read, OSError):
+    reason = read.strerror or f'no such object ({read})'
+    raise DamagedRecordError(f'cannot read {name_record(path, number)}: {reason}') from read
+  return read
+
+
+def name_record(path: PathLike, number: int) -> str:
+  """How messages name a record."""
+  return f'record {number} of {os.fspath(path)}'
+
+
+def scan(path: PathLike) -> Iterator[tuple[int, bytes]]:
+  """Yields (offset of the record, its data) from the first record to the last of a local or remote file.
 
   Raises:
     DamagedRecordError: at the first record that is damaged.
   """
-  with open(path, 'rb') as file:
+  with filesystem(path).open(os.fspath(path), 'rb') as file:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
     number = offset = 0
     while header := file.read(HEADER_BYTES):
       length = _read_length(header, path, number)
-      data = _unframe(header + file.read(length + FOOTER_BYTES), path, number, length)
+      if offset + length + FRAME_BYTES > size:  # Or a length of exabytes would ask for such a buffer.
+        raise DamagedRecordError(f'{name_record(path, number)} is damaged: the file ends in its data')
+      data = bytes(unframe(header + file.read(length + FOOTER_BYTES), path, number, length))
       yield offset, data
       number += 1
-      offset += HEADER_BYTES + length + FOOTER_BYTES
+      offset += length + FRAME_BYTES
 
 
-def _read_length(header: bytes, path: Path, number: int) -> int:
+def _read_length(header: bytes, path: PathLike, number: int) -> int:
   if len(header) < HEADER_BYTES:
-    raise DamagedRecordError(f'record {number} of {path} is damaged: the file ends in its header')
+    raise DamagedRecordError(f'{name_record(path, number)} is damaged: the file ends in its header')
   length, crc = struct.unpack('<QI', header)
   if crc != masked_crc(header[:8]):
-    raise DamagedRecordError(f'record {number} of {path} is damaged: the CRC of its length does not match')
+    raise DamagedRecordError(f'{name_record(path, number)} is damaged: the CRC of its length does not match')
   return length
-
-
-def _unframe(record: bytes, path: Path, number: int, length: int) -> bytes:
-  found = _read_length(record[:HEADER_BYTES], path, number)
-  if found != length:
-    raise DamagedRecordError(f'record {number} of {path} is damaged: {found} bytes long, the index says {length}')
-  if len(record) < HEADER_BYTES + length + FOOTER_BYTES:
-    raise DamagedRecordError(f'record {number} of {path} is damaged: the file ends in its data')
-  data = record[HEADER_BYTES:-FOOTER_BYTES]
-  if struct.unpack('<I', record[-FOOTER_BYTES:])[0] != masked_crc(data):
-    raise DamagedRecordError(f'record {number} of {path} is damaged: the CRC of its data does not match')
-  return data

@@ -9,6 +9,7 @@ import soundfile
 
 from selfie_jax.config import LogMel
 from selfie_jax.data import dataset, shard
+from selfie_jax.files import as_path
 
 RATE = 16_000
 
@@ -37,17 +38,25 @@ def write_wavs(folder: Path, count: int, seconds: float = 0.5) -> list[str]:
   return sorted(names)
 
 
-def write_dataset(folder: Path, clips: list[np.ndarray], clips_per_shard: int = 8) -> Path:
-  """Writes a dataset without going through audio files."""
-  folder.mkdir(parents=True, exist_ok=True)
-  starts = range(0, len(clips), clips_per_shard)
-  entries = []
-  for number, start in enumerate(starts):
-    examples = (
-      {'audio': [clip.tobytes()], 'sample_rate': [RATE], 'id': [f'{i}.wav'.encode()]}
-      for i, clip in enumerate(clips[start : start + clips_per_shard], start)
-    )
-    entries.append(shard.write_shard(folder / f'shard-{number:05d}-of-{len(starts):05d}.tfrecord', examples))
+def write_dataset(
+  folder: Path | str,
+  clips: list[np.ndarray],
+  clips_per_shard: int = 8,
+  splits: dict[str, int] | None = None,
+  audio_format: str = 'int16',
+) -> Path | str:
+  """Writes a dataset, here or in an object store, without going through audio files; `splits` are clips of each."""
+  splits = splits or {'train': len(clips)}
+  entries, parts, first = [], [], 0
+  for split, count in splits.items():
+    mine = [(f'{i}.wav', clips[i], RATE, [i % 2]) for i in range(first, first + count)]
+    groups = [mine[i : i + clips_per_shard] for i in range(0, count, clips_per_shard)]
+    for number, group in enumerate(groups):
+      path = as_path(folder) / f'{split}-{number:05d}-of-{len(groups):05d}.tfrecord'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      entries.append(shard.write_shard(path, split, group, audio_format))
+    parts.append(dataset.Split(split, count, sum(len(samples) for _, samples, *_ in mine) / RATE / 3_600))
+    first += count
   manifest = dataset.Manifest(
     format_version=dataset.FORMAT_VERSION,
     command='a test',
@@ -57,15 +66,18 @@ def write_dataset(folder: Path, clips: list[np.ndarray], clips_per_shard: int = 
     log_mel=LogMel(),
     mean=-5.0,
     std=3.0,
-    audit=dataset.Audit(len(clips), len(clips), 0, 0, 0, 0, 0),
-    source=dataset.Source('', clips_per_shard, 0.1, -70.0),
+    classes=('even', 'odd'),
+    class_mids=(),
+    splits=tuple(parts),
+    audit=dataset.Audit(len(clips), len(clips), 0, 0, 0, 0, 0, 0, 0, 0),
+    source=dataset.Source('folder', '', clips_per_shard, 0.1, -70.0, audio_format),
     shards=tuple(entries),
   )
   dataset.write_manifest(folder, manifest)
   return folder
 
 
-def edit_manifest(folder: Path, **changes: object) -> None:
+def edit_manifest(folder: Path | str, **changes: object) -> None:
   dataset.write_manifest(folder, dataclasses.replace(dataset.load_manifest(folder), **changes))
 
 

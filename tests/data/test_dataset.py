@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from selfie_jax.config import LogMel
-from selfie_jax.data import dataset, pipeline
+from selfie_jax.data import dataset
 from selfie_jax.errors import UserError
 from selfie_jax.prepare import main
 from tests.data.sounds import RATE, edit_manifest, flip_byte, voice_int16, write_dataset
 
-SHARD = 'shard-00001-of-00003.tfrecord'
+SHARD = 'train-00001-of-00003.tfrecord'
 
 
 @pytest.fixture
@@ -31,12 +31,12 @@ def verify(folder, capsys):
 
 def flip_in_record(folder, number):
   """Flips a bit in the audio of a record of the whole dataset."""
-  row = dataset.open_clips(folder, dataset.load_manifest(folder).shards)._index[number]
-  flip_byte(folder / f'shard-{number // 3:05d}-of-00003.tfrecord', int(row['audio_offset']) + 7)
+  where = dataset.open_dataset(folder).clips.crop_range(number, 3, 1)
+  flip_byte(folder / f'train-{number // 3:05d}-of-00003.tfrecord', where.start)
 
 
 def test_a_whole_dataset_passes(folder, capsys):
-  assert dataset.check_dataset(folder, LogMel()).num_clips == 9
+  assert len(dataset.open_dataset(folder).clips) == 9
   out, error = verify(folder, capsys)
   assert '9 clips in 3 shards, every checksum and count is right' in out
   assert not error
@@ -55,7 +55,7 @@ def test_a_flipped_byte_is_found_and_named_and_so_is_every_other(folder, capsys)
 def test_a_truncated_shard_is_found_by_training_and_by_verify(folder, capsys):
   os.truncate(folder / SHARD, (folder / SHARD).stat().st_size - 10)
   with pytest.raises(UserError, match=f'{SHARD} has [0-9]+ bytes, manifest.json says [0-9]+'):
-    dataset.check_dataset(folder, LogMel())
+    dataset.open_dataset(folder)
   out, error = verify(folder, capsys)
   assert f'record 2 of {folder / SHARD} is damaged: the file ends in its data' in out
   assert error
@@ -64,26 +64,24 @@ def test_a_truncated_shard_is_found_by_training_and_by_verify(folder, capsys):
 def test_a_missing_shard_is_found_by_training_and_by_verify(folder, capsys):
   (folder / SHARD).unlink()
   with pytest.raises(UserError, match=f'lacks the shard {SHARD}'):
-    dataset.check_dataset(folder, LogMel())
-  with pytest.raises(UserError, match=f'lacks the shard {SHARD}'):
-    pipeline.batches(folder, batch_size=4, crop_samples=100, seed=0, start_step=0, read_threads=1, prefetch_batches=1)
+    dataset.open_dataset(folder)
   out, error = verify(folder, capsys)
   assert f'the shard {folder / SHARD} is missing' in out
   assert error
 
 
 def test_a_shard_that_the_manifest_does_not_list_is_found(folder, capsys):
-  (folder / 'shard-00003-of-00004.tfrecord').write_bytes(b'')
+  (folder / 'train-00003-of-00004.tfrecord').write_bytes(b'')
   with pytest.raises(UserError, match='shards that manifest.json does not list: 1'):
-    dataset.check_dataset(folder, LogMel())
+    dataset.open_dataset(folder)
   _, error = verify(folder, capsys)
-  assert 'shard-00003-of-00004.tfrecord is not in manifest.json' in error
+  assert 'train-00003-of-00004.tfrecord is not in manifest.json' in error
 
 
 def test_a_damaged_index_is_found_and_the_records_are_checked_without_it(folder, capsys):
   flip_byte(folder / f'{SHARD}.index', -5)
   with pytest.raises(UserError, match=f'{SHARD}.index is damaged'):
-    dataset.check_dataset(folder, LogMel())
+    dataset.open_dataset(folder)
   flip_byte(folder / SHARD, -20)
   out, _ = verify(folder, capsys)
   assert f'the index {folder / SHARD}.index is damaged' in out
@@ -94,28 +92,28 @@ def test_counts_that_do_not_add_up_are_found(folder):
   manifest = dataset.load_manifest(folder)
   dataset.write_manifest(folder, dataclasses.replace(manifest, num_clips=10))
   with pytest.raises(UserError, match='says 10 clips, its shards have 9'):
-    dataset.check_dataset(folder, LogMel())
+    dataset.open_dataset(folder)
   wrong = dataclasses.replace(manifest.shards[0], clips=4)
   dataset.write_manifest(folder, dataclasses.replace(manifest, num_clips=10, shards=(wrong, *manifest.shards[1:])))
   with pytest.raises(UserError, match='has 3 records, the manifest says 4'):
-    dataset.check_dataset(folder, LogMel())
+    dataset.open_dataset(folder)
 
 
 def test_a_wrong_sample_rate_is_found(folder, capsys):
   edit_manifest(folder, sample_rate=44_100)
   with pytest.raises(UserError, match='says 44100 Hz, its log_mel 16000 Hz'):
-    dataset.check_dataset(folder, LogMel())
+    dataset.open_dataset(folder)
   values = (folder / 'manifest.json').read_text().replace('"sample_rate": 16000', '"sample_rate": 44100')
   (folder / 'manifest.json').write_text(values)
   with pytest.raises(UserError, match='log_mel.sample_rate is 16000 in the config and 44100 in the dataset'):
-    dataset.check_dataset(folder, LogMel())
+    dataset.check_log_mel(dataset.open_dataset(folder), LogMel())
   out, _ = verify(folder, capsys)
   assert out.count('sample_rate [16000], the manifest says 44100') == 9
 
 
 def test_other_log_mel_settings_are_refused_with_both_values_and_the_remedy(folder):
   with pytest.raises(UserError, match='n_mels is 80 in the config and 64 in the dataset.*prepare folder --config'):
-    dataset.check_dataset(folder, LogMel(n_mels=80))
+    dataset.check_log_mel(dataset.open_dataset(folder), LogMel(n_mels=80))
 
 
 @pytest.mark.parametrize(
@@ -123,20 +121,21 @@ def test_other_log_mel_settings_are_refused_with_both_values_and_the_remedy(fold
   [
     ('', 'Expecting value'),
     ('{"format_version": 1', 'Expecting'),
-    ('{"format_version": 1}', 'key "command" is not given'),
-    ('{"shard": 1}', 'unknown config key "shard". Did you mean "shards"?'),
-    ('[]', ''),
+    ('{"format_version": 2}', 'key "command" is not given'),
+    ('{"format_version": 2, "shard": 1}', 'unknown config key "shard". Did you mean "shards"?'),
+    ('{"shard": 1}', "KeyError: 'format_version'"),
+    ('[]', 'TypeError'),
   ],
 )
 def test_a_damaged_manifest_is_one_clear_line(folder, content, complaint):
   (folder / 'manifest.json').write_text(content)
-  with pytest.raises(UserError, match=f'manifest.json is damaged, or of another version.*{re.escape(complaint)}'):
+  with pytest.raises(UserError, match=f'manifest.json is damaged.*{re.escape(complaint)}'):
     dataset.load_manifest(folder)
 
 
 def test_a_manifest_of_another_format_is_refused(folder):
-  edit_manifest(folder, format_version=9)
-  with pytest.raises(UserError, match='format_version 9, this program reads 1'):
+  (folder / 'manifest.json').write_text('{"format_version": 1, "a key that is gone": 0}')
+  with pytest.raises(UserError, match='format_version 1, this program reads 2; prepare it again'):
     dataset.load_manifest(folder)
 
 
@@ -155,3 +154,51 @@ def test_a_manifest_comes_back_as_it_went(folder):
   dataset.write_manifest(folder, manifest)
   assert dataset.load_manifest(folder) == manifest
   assert np.isclose(manifest.hours * 3_600 * RATE, sum(len(voice_int16(0.5, i)) for i in range(9)))
+
+
+def test_splits_are_chosen_by_name_and_never_silently(tmp_path):
+  clips = [voice_int16(0.3, i) for i in range(7)]
+  folder = write_dataset(tmp_path / 'clips', clips, 2, {'balanced_train': 3, 'eval': 4})
+  with pytest.raises(UserError, match=r'splits balanced_train \(3 clips\), eval \(4 clips\): choose some'):
+    dataset.open_dataset(folder)
+  with pytest.raises(UserError, match='has no split "evaluation". Did you mean "eval"?'):
+    dataset.open_dataset(folder, ['evaluation'])
+  with pytest.raises(UserError, match='has no split "x". It has balanced_train, eval.'):
+    dataset.open_dataset(folder, ['x'])
+  chosen = dataset.open_dataset(folder, ['eval'])
+  assert chosen.splits == ('eval',)
+  assert [len(chosen.clips[i]['audio']) for i in range(len(chosen.clips))] == [4_800] * 4
+  np.testing.assert_array_equal(chosen.clips[0]['audio'], clips[3])
+  both = dataset.open_dataset(folder, ['eval', 'balanced_train'])
+  assert both.splits == ('balanced_train', 'eval')  # In the manifest's order, whatever the order of the words.
+  assert len(both.clips) == 7
+  assert len({chosen.fingerprint, both.fingerprint}) == 2
+
+
+def test_verify_decodes_flac_in_all_splits(tmp_path, capsys):
+  clips = [voice_int16(0.3, i) for i in range(7)]
+  folder = write_dataset(tmp_path / 'clips', clips, 2, {'train': 3, 'eval': 4}, 'flac')
+  out, error = verify(folder, capsys)
+  assert '7 clips in 4 shards' in out
+  assert not error
+  eval_shard = folder / 'eval-00001-of-00002.tfrecord'
+  flip_byte(eval_shard, -40)
+  out, error = verify(folder, capsys)
+  assert f'record 1 of {eval_shard} is damaged' in out
+  # FLAC that is wrong from the start has the right checksums.
+  write_wrong_flac(folder, clips)
+  out, error = verify(folder, capsys)
+  assert 'record 0 of' in out
+  assert 'does not hold a clip: not a FLAC file' in out
+
+
+def write_wrong_flac(folder, clips):
+  write_dataset(folder, clips, 7, {'train': 7}, 'int16')
+  manifest = dataset.load_manifest(folder)
+  edit_manifest(folder, source=dataclasses.replace(manifest.source, audio_format='flac'))
+
+
+def test_an_index_is_one_array_of_28_bytes_a_clip(folder):
+  clips = dataset.open_dataset(folder).clips
+  assert clips._index.nbytes == 28 * len(clips)
+  assert clips._index.base is None

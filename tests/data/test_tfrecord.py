@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 
 import numpy as np
 import pytest
@@ -82,43 +83,141 @@ def test_any_cut_is_found_unless_it_is_between_records(tmp_path_factory, records
       list(tfrecord.scan(path))
 
 
+SHORT_CLIPS = st.lists(st.lists(st.integers(-(2**15), 2**15 - 1), min_size=1, max_size=50), max_size=5)
+
+
+def write(path, clips, audio_format='int16'):
+  examples = [shard.Example(f'{i}.wav', np.array(clip, np.int16), 16_000, [i]) for i, clip in enumerate(clips)]
+  return shard.write_shard(path, 'train', examples, audio_format)
+
+
+def read_index(path, entry, audio_format='int16'):
+  return shard.parse_index(path.with_name(f'{path.name}.index').read_bytes(), path, entry, audio_format)
+
+
 @settings(max_examples=30)
-@given(st.lists(st.lists(st.integers(-(2**15), 2**15 - 1), min_size=1, max_size=50), max_size=5))
-def test_the_index_finds_the_audio_of_every_record(tmp_path_factory, clips):
+@given(SHORT_CLIPS, st.sampled_from(shard.AUDIO_FORMATS))
+def test_the_index_finds_the_audio_of_every_record(tmp_path_factory, clips, audio_format):
   path = tmp_path_factory.mktemp('shard') / 'x.tfrecord'
-  clips = [np.array(clip, '<i2') for clip in clips]
-  entry = shard.write_shard(path, ({'audio': [clip.tobytes()], 'id': [b'\0\1']} for clip in clips))
-  index = shard.read_index(path, entry)
+  entry = write(path, clips, audio_format)
+  index = read_index(path, entry, audio_format)
   assert index.dtype == shard.INDEX_DTYPE
   content = path.read_bytes()
+  assert entry.bytes == len(content)
   for number, (clip, row) in enumerate(zip(clips, index, strict=True)):
-    np.testing.assert_array_equal(shard.read_audio(path, number, row), clip)
-    at = row['audio_offset']  # So a crop can be read alone, straight from the file.
-    np.testing.assert_array_equal(np.frombuffer(content[at : at + 2 * row['samples']], '<i2'), clip)
+    data = tfrecord.read_record(path, number, int(row['offset']), int(row['length']))
+    example = tfrecord.decode_example(bytes(data))
+    assert example['id'] == [b'%d.wav' % number]
+    assert example['labels'] == [number]
+    assert row['samples'] == len(clip)
+    # So a crop can be read alone, straight from the file.
+    at = int(row['offset']) + tfrecord.HEADER_BYTES + int(row['audio_start'])
+    audio = content[at : at + int(row['audio_bytes'])]
+    samples = np.frombuffer(audio, '<i2') if audio_format == 'int16' else shard.decode_flac(audio, 0, len(clip))
+    np.testing.assert_array_equal(samples, clip)
 
 
-def test_an_index_that_is_damaged_missing_or_of_another_shard_is_named(tmp_path):
-  entry = shard.write_shard(tmp_path / 'a.tfrecord', [{'audio': [b'ab']}])
-  other = shard.write_shard(tmp_path / 'b.tfrecord', [{'audio': [b'abcd']}])
+@settings(max_examples=30)
+@given(SHORT_CLIPS, st.sampled_from(shard.AUDIO_FORMATS), st.sets(st.integers(0, 4)))
+def test_clips_that_are_dropped_leave_the_others_bytes_as_they_are(tmp_path_factory, clips, audio_format, dropped):
+  folder = tmp_path_factory.mktemp('shard')
+  write(folder / 'x.tfrecord', clips, audio_format)
+  records = [tfrecord.frame(data) for _, data in tfrecord.scan(folder / 'x.tfrecord')]
+  for _ in range(2):  # The second time as if the first had been killed at its very end.
+    entry = shard.drop_clips(folder / 'x.tfrecord', 'train', {f'{i}.wav' for i in dropped}, audio_format)
+    kept = [record for i, record in enumerate(records) if i not in dropped]
+    assert (folder / 'x.tfrecord').read_bytes() == b''.join(kept)
+    index = read_index(folder / 'x.tfrecord', entry, audio_format)
+    assert index['samples'].tolist() == [len(clip) for i, clip in enumerate(clips) if i not in dropped]
+    assert index['offset'].tolist() == np.cumsum([0, *map(len, kept)])[:-1].tolist()
+
+
+@pytest.mark.parametrize('start', [0, 1, 4_095, 4_096, 30_000, 63_999])
+def test_any_piece_of_a_flac_file_comes_back_bit_for_bit(start):
+  sound = voice_int16(4, 1)
+  sound[::1_000] = -32_768
+  flac = shard.encode_flac(sound, 16_000)
+  assert flac == shard.encode_flac(sound, 16_000)
+  np.testing.assert_array_equal(shard.decode_flac(flac, start, 64_000 - start), sound[start:])
+  np.testing.assert_array_equal(shard.decode_flac(flac, start, 1), sound[start : start + 1])
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=60), st.integers(0, 100), st.integers(0, 100))
+def test_what_is_no_flac_is_a_value_error(data, start, samples):
+  for audio in (data, b'fLaC' + data, shard.encode_flac(voice_int16(0.01, 0), 16_000)[: len(data)]):
+    with pytest.raises(ValueError, match='FLAC'):
+      shard.decode_flac(audio, start, samples)
+
+
+def test_a_clip_that_no_record_can_hold_is_refused_and_leaves_no_shard(tmp_path):
+  endless = np.broadcast_to(np.int16(0), 2**30)  # 18.6 hours, without their memory.
+  with pytest.raises(UserError, match=r'long.wav has 1073741824 samples, a record holds at most 1073217536 \(18.6 h\)'):
+    shard.write_shard(tmp_path / 'x.tfrecord', 'train', [('long.wav', endless, 16_000, [])], 'int16')
+  assert not list(tmp_path.iterdir())
+
+
+def test_an_index_that_is_damaged_or_of_another_shard_is_named(tmp_path):
+  a, b = tmp_path / 'a.tfrecord', tmp_path / 'b.tfrecord'
+  entry, other = write(a, [[1]]), write(b, [[1, 2]])
   with pytest.raises(UserError, match=r'a\.tfrecord\.index is damaged'):
-    shard.read_index(tmp_path / 'a.tfrecord', other)
+    read_index(a, other)
   flip_byte(tmp_path / 'a.tfrecord.index', -1)
   with pytest.raises(UserError, match=r'a\.tfrecord\.index is damaged'):
-    shard.read_index(tmp_path / 'a.tfrecord', entry)
-  (tmp_path / 'a.tfrecord.index').unlink()
-  with pytest.raises(UserError, match=r'a\.tfrecord\.index: No such file'):
-    shard.read_index(tmp_path / 'a.tfrecord', entry)
+    read_index(a, entry)
+
+
+NUMBERS = st.one_of(st.integers(0, 60), st.integers(0, 2**32 - 1))
+ROWS = st.lists(st.tuples(st.one_of(NUMBERS, st.integers(0, 2**64 - 1)), *[NUMBERS] * 5), max_size=3)
+
+
+@settings(max_examples=200)
+@given(
+  st.one_of(st.binary(max_size=100), ROWS.map(lambda rows: np.array(rows, shard.INDEX_DTYPE).tobytes())),
+  st.one_of(st.integers(0, 3), st.none()),
+  st.integers(0, 300),
+  st.sampled_from(shard.AUDIO_FORMATS),
+)
+def test_any_bytes_are_an_index_that_stays_in_its_shard_or_an_error(data, clips, size, audio_format):
+  clips = len(data) // shard.INDEX_DTYPE.itemsize if clips is None else clips
+  entry = shard.Shard('x.tfrecord', 'train', clips, size, '', hashlib.sha256(data).hexdigest())
+  with contextlib.suppress(UserError):
+    index = shard.parse_index(data, 'x.tfrecord', entry, audio_format)
+    assert index.tobytes() == data
+    for offset, length, start, audio, samples, _ in index.tolist():
+      assert offset + length + 16 <= size
+      assert start + audio <= length
+      assert audio_format == 'flac' or audio == 2 * samples
+
+
+@settings(max_examples=100)
+@given(st.binary(max_size=80), st.integers(0, 2**40), st.integers(0, 2**31))
+def test_any_bytes_are_a_record_or_an_error(tmp_path_factory, data, offset, length):
+  path = tmp_path_factory.mktemp('records') / 'x.tfrecord'
+  path.write_bytes(data)
+  with pytest.raises(tfrecord.DamagedRecordError, match=r'record 7 of .*x\.tfrecord'):
+    tfrecord.read_record(path, 7, offset, length)
+  with contextlib.suppress(tfrecord.DamagedRecordError):
+    assert not data or list(tfrecord.scan(path))
+
+
+def test_a_record_that_claims_exabytes_is_damaged(tmp_path):
+  length = (2**60).to_bytes(8, 'little')
+  (tmp_path / 'x.tfrecord').write_bytes(length + tfrecord.masked_crc(length).to_bytes(4, 'little') + bytes(20))
+  with pytest.raises(
+    tfrecord.DamagedRecordError, match=r'record 0 of .*x\.tfrecord is damaged: the file ends in its data'
+  ):
+    list(tfrecord.scan(tmp_path / 'x.tfrecord'))
 
 
 def test_a_shard_that_failed_half_way_has_no_name(tmp_path):
   def examples():
-    yield {'audio': [b'ab']}
+    yield 'a.wav', voice_int16(0.1, 0), 16_000, []
     raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    shard.write_shard(tmp_path / 'a.tfrecord', examples())
-  assert not (tmp_path / 'a.tfrecord').exists()
-  assert not (tmp_path / 'a.tfrecord.index').exists()
+    shard.write_shard(tmp_path / 'a.tfrecord', 'train', examples(), 'int16')
+  assert not list(tmp_path.iterdir())
 
 
 READ_WITH_TENSORFLOW = """
@@ -138,12 +237,10 @@ for i, (record, clip) in enumerate(zip(records, clips)):
   parsed = tf.io.parse_single_example(record, {
     'audio': tf.io.FixedLenFeature([], tf.string),
     'id': tf.io.FixedLenFeature([], tf.string),
-    'labels': tf.io.VarLenFeature(tf.string),
-    'level': tf.io.FixedLenFeature([2], tf.float32),
+    'labels': tf.io.VarLenFeature(tf.int64),
   })
   assert (tf.io.decode_raw(parsed['audio'], tf.int16).numpy() == clip).all()
-  assert parsed['id'].numpy() == b'%d.wav' % i and list(parsed['labels'].values.numpy()) == [b'a', b'b']
-  assert list(parsed['level'].numpy()) == [0.5, -2.0]
+  assert parsed['id'].numpy() == b'%d.wav' % i and list(parsed['labels'].values.numpy()) == [7] * i
 
 # And the other way round, with both libraries' Example classes in one process.
 with tf.io.TFRecordWriter(sys.argv[1] + '/theirs.tfrecord') as writer:
@@ -155,17 +252,6 @@ assert open(sys.argv[1] + '/theirs.tfrecord', 'rb').read() == open(sys.argv[1] +
 
 
 def test_tensorflow_reads_our_shards_and_we_read_tensorflows(tmp_path):
-  shard.write_shard(
-    tmp_path / 'ours.tfrecord',
-    (
-      {
-        'audio': [voice_int16(0.3 + i / 10, i).tobytes()],
-        'sample_rate': [16_000],
-        'id': [b'%d.wav' % i],
-        'labels': [b'a', b'b'],
-        'level': [0.5, -2.0],
-      }
-      for i in range(3)
-    ),
-  )
+  examples = [(f'{i}.wav', voice_int16(0.3 + i / 10, i), 16_000, [7] * i) for i in range(3)]
+  shard.write_shard(tmp_path / 'ours.tfrecord', 'train', examples, 'int16')
   run_python('-c', READ_WITH_TENSORFLOW, tmp_path)
