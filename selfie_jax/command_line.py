@@ -1,36 +1,53 @@
 """The arguments of the commands that take a config."""
 
 from collections.abc import Sequence
-from pathlib import Path
+
+from etils import epath
 
 from selfie_jax import config as config_lib
 from selfie_jax import validation
 from selfie_jax.config import Config, Evaluation
 from selfie_jax.errors import ArgumentParser, UserError
+from selfie_jax.files import as_path, check_reachable
 
 
-def parse_training(arguments: Sequence[str]) -> tuple[Config, Path]:
+def parse_training(arguments: Sequence[str]) -> tuple[Config, epath.Path]:
   """Parses `--config FILE --workdir DIR [--config.key=value ...]` of a training run."""
   parser = ArgumentParser(prog='python -m selfie_jax.train', description='Starts a pre-training run, or resumes it.')
   parser.add_argument('--config', required=True, help='a Python file with get_config(), such as configs/quickstart.py')
-  parser.add_argument('--workdir', required=True, type=Path, help='where checkpoints and metrics go')
+  parser.add_argument('--workdir', required=True, help='where checkpoints and metrics go: a folder or gs://...')
   known, overrides = parser.parse_known_args(arguments)
   config = config_lib.load(known.config, overrides, Config)
   validation.validate(config)
-  if not config.data.path:
+  if not config.data.path and not config.data.mixture:
     raise UserError(
       'config key "data.path" is not given: --config.data.path=DIR, a folder that selfie_jax.prepare wrote'
     )
-  return config, known.workdir
+  return config, open_workdir(known.workdir)
 
 
-def parse_evaluation(arguments: Sequence[str]) -> tuple[Evaluation, Path]:
+def parse_evaluation(arguments: Sequence[str]) -> tuple[Evaluation, epath.Path]:
   """Parses `--config FILE --workdir DIR [--config.key=value ...]` of an evaluation job."""
   parser = ArgumentParser(prog='python -m selfie_jax.evaluate', description="Evaluates a run's newest checkpoint.")
   parser.add_argument('--config', required=True, help='a Python file with get_config(), such as configs/eval/*.py')
-  parser.add_argument('--workdir', required=True, type=Path, help="the training run's folder")
+  parser.add_argument('--workdir', required=True, help="the training run's folder")
   known, overrides = parser.parse_known_args(arguments)
   config = config_lib.load(known.config, overrides, Evaluation)
   if not config.tasks:
     raise UserError(f'{known.config} names no tasks: give at least one (name, path)')
-  return config, known.workdir
+  return config, open_workdir(known.workdir)
+
+
+def open_workdir(workdir: str) -> epath.Path:
+  """Returns the path of a run's folder, local or gs://.
+
+  Raises:
+    UserError: its checkpoints could not be there, or its bucket cannot be reached.
+  """
+  if workdir.startswith('s3://'):
+    raise UserError(
+      f'--workdir is {workdir}, and Orbax, which writes the checkpoints, knows local folders and gs:// only: give one '
+      'of these (data.path may well be s3://)'
+    )
+  check_reachable(workdir)
+  return as_path(workdir)

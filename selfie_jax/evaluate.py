@@ -20,6 +20,7 @@ from selfie_jax.evaluation import pictures, report
 from selfie_jax.evaluation.embeddings import check_length
 from selfie_jax.evaluation.protocol import evaluate_split
 from selfie_jax.evaluation.tasks.folder import load_folder
+from selfie_jax.files import make_folder
 from selfie_jax.terminal import console, progress
 from selfie_jax.terminal import results as stdout
 from selfie_jax.training.checkpoints import load_encoder
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
   untrained = build_encoder(run.config) if evaluation.baselines else None
   folders = [load_folder(task) for task in evaluation.tasks]
   output = workdir / 'eval'
-  output.mkdir(exist_ok=True)
+  make_folder(output)
 
   # ------------------------------------------------------------- each split of each task
   console.print(f'evaluating step {run.step:,} of {workdir}')

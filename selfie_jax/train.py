@@ -16,8 +16,8 @@ from clu import parameter_overview
 from flax import nnx
 
 from selfie_jax.command_line import parse_training
-from selfie_jax.data.dataset import check_dataset
 from selfie_jax.data.pipeline import batches
+from selfie_jax.data.source import open_data
 from selfie_jax.errors import EXIT_PREEMPTED, run_command
 from selfie_jax.terminal import console
 from selfie_jax.training import checkpoints
@@ -37,8 +37,8 @@ def main(arguments: Sequence[str]) -> int:
   console.quiet = jax.process_index() > 0
   mesh = mesh_lib.make_mesh(config.mesh.fsdp)
   mesh_lib.check_batch(config, mesh.size)
-  manifest = check_dataset(config.data.path, config.log_mel)
-  data = checkpoints.initial_data_state(config, manifest, mesh.size)
+  source = open_data(config.data, config.log_mel)
+  data = checkpoints.initial_data_state(config, source, mesh.size)
   optimizer = make_optimizer(config)
   checkpoints.claim_workdir(workdir, config)
 
@@ -60,13 +60,11 @@ def main(arguments: Sequence[str]) -> int:
     # ----------------------------------------------------------- loop
     train_step = make_train_step(config, optimizer, mesh, data)
     clips = batches(
-      config.data.path,
+      source,
       batch_size=config.batch_size,
       crop_samples=config.crop_samples,
       seed=config.seed,
       start_step=first_step,
-      read_threads=config.data.read_threads,
-      prefetch_batches=config.data.prefetch_batches,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     )
@@ -79,11 +77,11 @@ def main(arguments: Sequence[str]) -> int:
         state, metrics = train_step(state, mesh_lib.to_devices(batch['audio'], mesh_lib.batch_sharding(mesh)))
         if monitor.report_due(step - 1):
           monitor.flush()
-        monitor.add(step, metrics)
+        monitor.add(step, metrics, batch['damaged'])
 
         stopped = step < config.steps and stop.stop_after(step)
         if stopped or step % config.checkpoint.every_steps == 0 or step == config.steps:
-          monitor.flush()  # Parameters that are not finite are never saved.
+          monitor.flush(before_save=True)  # Parameters that are not finite are never saved.
           checkpoints.save(manager, step, state, data, config)
         if stopped:
           break

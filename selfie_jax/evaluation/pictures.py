@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from etils import epath
 
 from selfie_jax.config import Objective
+from selfie_jax.files import write_atomically
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
+  from matplotlib.figure import Figure
 
 _STYLE = {
   'savefig.dpi': 150,
@@ -27,7 +29,7 @@ _MOST_POINTS = 2_000  # t-SNE takes minutes for more, and nobody could tell them
 _MOST_LEGEND_ENTRIES = 20
 
 
-def draw_training(metrics: Path, weights: Objective, output: Path) -> None:
+def draw_training(metrics: epath.Path, weights: Objective, output: epath.Path) -> None:
   """Draws the weighted loss terms and the effective rank over the steps in metrics.jsonl.
 
   Where it has none, there is no picture: an old one goes.
@@ -53,10 +55,10 @@ def draw_training(metrics: Path, weights: Objective, output: Path) -> None:
     rank.set(title='Effective rank of the embeddings in a batch', xlabel='step', ylim=(0, None))
     for axes in (loss, rank):
       axes.grid(True)
-    figure.savefig(output)
+    _save(figure, output)
 
 
-def _read_metrics(path: Path) -> list[dict[str, float]]:
+def _read_metrics(path: epath.Path) -> list[dict[str, float]]:
   """Returns the finished lines: a run that was killed may have left half a line at the end."""
   rows = []
   for line in path.read_text().splitlines() if path.exists() else []:
@@ -68,7 +70,7 @@ def _read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def draw_embeddings(
-  embeddings: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str, output: Path
+  embeddings: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str, output: epath.Path
 ) -> None:
   """Draws embeddings in two dimensions (t-SNE of the 50 leading principal components), coloured by label.
 
@@ -97,7 +99,7 @@ def draw_embeddings(
     _scatter(axes, points, labels, classes)
     axes.set(title=f'{title}\n{len(points):,} clips, t-SNE', xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    figure.savefig(output)
+    _save(figure, output)
 
 
 def _to_plane(embeddings: np.ndarray) -> np.ndarray:
@@ -129,3 +131,8 @@ def _scatter(axes: 'Axes', points: np.ndarray, labels: np.ndarray, classes: Sequ
       axes.annotate(classes[label], np.median(mine, axis=0), ha='center', va='center', fontsize=6)
   if legend:
     axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), markerscale=1.5)
+
+
+def _save(figure: 'Figure', output: epath.Path) -> None:
+  with write_atomically(output) as file:
+    figure.savefig(file, format='png')

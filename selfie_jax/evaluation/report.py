@@ -23,7 +23,6 @@ Accuracies are fractions. Without baselines, `trained` is the only representatio
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ from selfie_jax.config import Evaluation, Task
 from selfie_jax.evaluation.metrics import majority_class, paired_difference, score
 from selfie_jax.evaluation.protocol import LOG_MEL_STATISTICS, TRAINED, UNTRAINED, SplitResult
 from selfie_jax.evaluation.tasks.folder import LabelledFolder
-from selfie_jax.files import write_atomically
+from selfie_jax.files import PathLike, write_atomically
 
 MAJORITY = 'majority'
 HEADINGS = {
@@ -84,7 +83,9 @@ def summarize_task(folder: LabelledFolder, splits: Sequence[SplitResult], task: 
   return result
 
 
-def summarize(workdir: Path, step: int, evaluation: Evaluation, tasks: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def summarize(
+  workdir: PathLike, step: int, evaluation: Evaluation, tasks: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
   """Returns the contents of results.json."""
   names = list(next(iter(tasks.values()))['representations'])
   mean: dict[str, Any] = {
@@ -108,7 +109,7 @@ def summarize(workdir: Path, step: int, evaluation: Evaluation, tasks: Mapping[s
   }
 
 
-def write_results(results: Mapping[str, Any], path: Path) -> None:
+def write_results(results: Mapping[str, Any], path: PathLike) -> None:
   """Writes results.json in one stroke: a crash leaves the old file, or none, but never a part of the new one."""
   text = json.dumps(results, indent=2) + '\n'
   with write_atomically(path) as file:

@@ -5,9 +5,7 @@ Checkpoint k holds the state after k updates, so a run that restores it goes on 
 """
 
 import dataclasses
-import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,9 +15,9 @@ from flax import nnx
 
 from selfie_jax import config as config_lib
 from selfie_jax.config import Config
-from selfie_jax.data.dataset import Manifest
+from selfie_jax.data.source import DataSource
 from selfie_jax.errors import UserError
-from selfie_jax.files import write_atomically
+from selfie_jax.files import PathLike, as_path, is_remote, make_folder, write_atomically
 from selfie_jax.training.state import Encoder, TrainState, build_encoder, split_model
 
 # A run may be resumed with other values of these: but for rounding, none changes a number.
@@ -28,9 +26,14 @@ _FREE_KEYS = (
   ('log',),
   ('mesh',),
   ('remat',),
-  ('data', 'path'),
+  ('data', 'path'),  # What is read there is told by its fingerprint.
+  ('data', 'splits'),
+  ('data', 'mixture'),
+  ('data', 'read'),
   ('data', 'read_threads'),
   ('data', 'prefetch_batches'),
+  ('data', 'on_damage'),
+  ('data', 'max_damaged'),
 )
 
 
@@ -38,20 +41,19 @@ _FREE_KEYS = (
 class DataState:
   """What a run was begun with, besides its config, and must keep to its end."""
 
-  fingerprint: str  # Of the data set: over its shards' checksums, wherever it lies.
+  fingerprint: str  # Of the data: over the checksums of the shards that are read, wherever they lie.
   mean: float  # Of its log-mel values.
   std: float
   variance_groups: int  # Blocks of rows that the diversity term's variance is taken over.
 
 
-def initial_data_state(config: Config, manifest: Manifest, num_devices: int) -> DataState:
+def initial_data_state(config: Config, source: DataSource, num_devices: int) -> DataState:
   """Returns the data state of a run that begins. Resumed on other devices, it keeps its groups, and so its loss."""
-  shards = json.dumps([dataclasses.asdict(shard) for shard in manifest.shards])
-  fingerprint = hashlib.sha256(shards.encode()).hexdigest()
-  return DataState(fingerprint, manifest.mean, manifest.std, config.objective.variance_groups(num_devices))
+  groups = config.objective.variance_groups(num_devices)
+  return DataState(source.fingerprint, source.mean, source.std, groups)
 
 
-def open_manager(workdir: Path, config: config_lib.Checkpoint) -> ocp.CheckpointManager:
+def open_manager(workdir: PathLike, config: config_lib.Checkpoint) -> ocp.CheckpointManager:
   """Opens (or makes) the run's checkpoint folder. Steps to save at are the caller's choice."""
   managers = ocp.checkpoint_managers
   options = ocp.CheckpointManagerOptions(
@@ -59,7 +61,19 @@ def open_manager(workdir: Path, config: config_lib.Checkpoint) -> ocp.Checkpoint
     preservation_policy=managers.LatestN(config.keep),
     cleanup_tmp_directories=True,  # What a killed save left behind.
   )
-  return ocp.CheckpointManager(epath.Path(workdir).resolve() / 'checkpoints', options=options)
+  # In an object store each array has objects of its own. Orbax's database of all arrays in a few files (OCDBT) reads
+  # parts of itself again while it is written, and needs their generation, which not every such server tells.
+  registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+  handler = ocp.StandardCheckpointHandler(use_ocdbt=not is_remote(workdir))
+  for arguments in (ocp.args.StandardSave, ocp.args.StandardRestore):
+    registry.add('state', arguments, handler)
+  return ocp.CheckpointManager(_folder(workdir), options=options, handler_registry=registry)
+
+
+def _folder(workdir: PathLike) -> epath.Path:
+  """Returns the folder of a run's checkpoints: absolute, as Orbax wants it."""
+  path = as_path(workdir) / 'checkpoints'
+  return path if is_remote(path) else path.resolve()  # `resolve` would take gs:// for the name of a folder.
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: TrainState, data: DataState, config: Config) -> None:
@@ -94,8 +108,8 @@ def restore(
   saved = DataState(**_read(manager, step, data=ocp.args.JsonRestore())['data'])
   if saved.fingerprint != data.fingerprint:
     raise UserError(
-      f'this run was trained on the data set {saved.fingerprint[:12]} and data.path holds {data.fingerprint[:12]}: '
-      'give the same data set, or another --workdir'
+      f'this run was trained on the data {saved.fingerprint[:12]} and this config reads {data.fingerprint[:12]}: '
+      'give the same data.path, data.splits and data.mixture, or another --workdir'
     )
   return _read(manager, step, state=ocp.args.StandardRestore(template))['state'], saved
 
@@ -116,7 +130,7 @@ def _read(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
     ) from error
 
 
-def claim_workdir(workdir: Path, config: Config) -> None:
+def claim_workdir(workdir: epath.Path, config: Config) -> None:
   """Writes `config.json`, or checks that the one that is there is of the same run.
 
   Raises:
@@ -133,7 +147,7 @@ def claim_workdir(workdir: Path, config: Config) -> None:
         )
     return
   if jax.process_index() == 0:
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(workdir)
     with write_atomically(path) as file:
       file.write(json.dumps(wanted, indent=2).encode() + b'\n')
 
@@ -160,7 +174,7 @@ class LoadedEncoder:
   step: int
 
 
-def load_encoder(workdir: str | Path, step: int | None = None) -> LoadedEncoder:
+def load_encoder(workdir: PathLike, step: int | None = None) -> LoadedEncoder:
   """Loads the encoder alone (no projector, no optimizer) of a run's checkpoint, the newest by default.
 
   Args:
@@ -170,7 +184,7 @@ def load_encoder(workdir: str | Path, step: int | None = None) -> LoadedEncoder:
   Raises:
     UserError: no such folder, no checkpoint in it, not the one asked for, or a damaged one.
   """
-  folder = epath.Path(workdir).resolve() / 'checkpoints'
+  folder = _folder(workdir)
   if not folder.exists():
     raise UserError(f'{workdir} has no checkpoints/: give the --workdir of a training run')
   # With these a manager that is asked for nothing writes nothing; `read_only` says so with a warning at each start.

@@ -9,13 +9,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
 
 from selfie_jax.config import Config
 from selfie_jax.errors import UserError
 from selfie_jax.files import write_atomically
 from selfie_jax.objective.off_diagonal import covariance_route
 from selfie_jax.terminal import console
+from selfie_jax.training.mirror import Mirror
 from selfie_jax.training.step import Metrics
+
+_LINES = 'metrics.jsonl'
 
 
 class NotFiniteError(UserError):
@@ -29,16 +35,16 @@ class Monitor:
   device has work while the host waits and writes.
   """
 
-  def __init__(self, workdir: Path, config: Config, first_step: int) -> None:
+  def __init__(self, workdir: epath.Path, config: Config, first_step: int) -> None:
     self._config = config
     self._pending: list[tuple[int, Metrics]] = []
     self._collapse_reported = False
-    self._since, self._steps, self._waited = time.perf_counter(), 0, 0.0
-    self._lines = None
-    self._tensorboard = None
+    self._since, self._steps, self._waited, self._damaged = time.perf_counter(), 0, 0.0, 0
+    self._mirror = self._lines = self._tensorboard = None
     if jax.process_index() == 0:
-      self._lines = _open_lines(workdir / 'metrics.jsonl', first_step)
-      self._tensorboard = _open_tensorboard(workdir) if config.log.tensorboard else None
+      self._mirror = Mirror(workdir, resumed=(_LINES,))
+      self._lines = _open_lines(self._mirror.folder / _LINES, first_step)
+      self._tensorboard = _open_tensorboard(self._mirror.folder) if config.log.tensorboard else None
     n, d = config.batch_size, config.projector.output_width
     console.print(f'covariance of {n} x {d} embeddings: route {covariance_route(n, d)}')
     console.print(
@@ -54,19 +60,21 @@ class Monitor:
     yield
     self._waited += time.perf_counter() - start
 
-  def add(self, step: int, metrics: Metrics) -> None:
-    """Remembers the metrics of update `step` (1 is the first)."""
+  def add(self, step: int, metrics: Metrics, damaged: int) -> None:
+    """Remembers the metrics of update `step` (1 is the first), and how many damaged clips this host replaced for it."""
     self._pending.append((step, metrics))
     self._steps += 1
+    self._damaged += damaged
 
   def report_due(self, step: int) -> bool:
     """True where the metrics of update `step` are to be written."""
     return step % self._config.log.every_steps == 0 or step == self._config.steps
 
-  def flush(self) -> None:
+  def flush(self, *, before_save: bool = False) -> None:
     """Waits for all metrics added so far, checks that they are finite, and writes those that are due.
 
-    Called before every save, so that no checkpoint is ever made of parameters that are not finite.
+    Called before every save, so that no checkpoint is ever made of parameters that are not finite, and that what is in
+    an object store tells of every step up to the checkpoint.
 
     Raises:
       NotFiniteError: naming the first step whose loss, gradient or new parameters are not finite.
@@ -83,6 +91,10 @@ class Monitor:
         )
       if self.report_due(step):
         self._write(step, {name: float(value) for name, value in metrics.items()})
+    if self._mirror and (before_save or self._mirror.upload_due()):
+      if self._tensorboard:
+        self._tensorboard.flush()
+      self._mirror.upload()
 
   def _write(self, step: int, metrics: Mapping[str, float]) -> None:
     seconds = time.perf_counter() - self._since
@@ -90,7 +102,9 @@ class Monitor:
       'clips_per_second': self._steps * self._config.batch_size / seconds,
       'data_wait_fraction': self._waited / seconds,
     }
-    self._since, self._steps, self._waited = time.perf_counter(), 0, 0.0
+    if self._config.data.on_damage == 'skip':
+      metrics = {**metrics, 'damaged_clips': _sum_over_hosts(self._damaged)}
+    self._since, self._steps, self._waited, self._damaged = time.perf_counter(), 0, 0.0, 0
     self._check_collapse(step, metrics)
     if self._lines:
       self._lines.write(json.dumps({'step': step, **metrics, **rates}) + '\n')
@@ -119,11 +133,21 @@ class Monitor:
     )
 
   def close(self) -> None:
-    """Closes the files."""
+    """Closes the files, and brings their copies in an object store up to date."""
     if self._lines:
       self._lines.close()
     if self._tensorboard:
       self._tensorboard.close()
+    if self._mirror:
+      self._mirror.close()
+
+
+def _sum_over_hosts(count: int) -> int:
+  """Returns the sum of the counts of all hosts, each of which must ask at the same step."""
+  if jax.process_count() == 1:
+    return count
+  with jax.transfer_guard('allow'):
+    return int(multihost_utils.process_allgather(np.int32(count)).sum())
 
 
 def _clock(seconds: float) -> str:

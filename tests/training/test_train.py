@@ -281,7 +281,7 @@ def test_a_resumed_run_refuses_another_dataset(config_file, dataset, run_copy, t
   run_python('-m', 'selfie_jax.prepare', 'folder', '--input', tmp_path / 'sounds', '--output', tmp_path / 'other')
   code, errors = train(config_file, tmp_path / 'other', run_copy)
   assert code == 1
-  assert 'trained on the data set' in errors
+  assert 'trained on the data' in errors
 
 
 def test_checkpoints_that_do_not_load_are_never_started_over(config_file, dataset, run_copy):

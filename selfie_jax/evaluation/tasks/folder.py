@@ -7,13 +7,14 @@ are ignored. With folds, each fold is the test set in turn and `split` is not lo
 import collections
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 
 from selfie_jax import config as config_lib
 from selfie_jax.data.table import read_table, require
 from selfie_jax.errors import UserError
+from selfie_jax.files import as_path, check_reachable, missing_files
 from selfie_jax.terminal import console
 
 _SPLITS = ('train', 'valid', 'test')
@@ -34,7 +35,7 @@ class LabelledFolder:
   """A task's clips (not yet decoded), their classes, and one split, or one a fold."""
 
   name: str
-  files: tuple[Path, ...]
+  files: tuple[epath.Path, ...]
   labels: np.ndarray  # (clips,) numbers into `classes`.
   classes: tuple[str, ...]
   splits: tuple[Split, ...]
@@ -49,7 +50,8 @@ def load_folder(task: config_lib.Task) -> LabelledFolder:
     UserError: no metadata, a column, value or file is missing, a file is listed twice, or the splits cannot be used
       (one has no clips, or has a class that train lacks).
   """
-  path = Path(task.path) / 'metadata.csv'
+  check_reachable(task.path)
+  path = as_path(task.path) / 'metadata.csv'
   rows = read_table(path)
   folds = [row.get('fold', '') for row in rows]
   if any(folds):
@@ -70,7 +72,7 @@ def load_folder(task: config_lib.Task) -> LabelledFolder:
   return LabelledFolder(task.name, files, labels, tuple(map(str, classes)), splits)
 
 
-def _of_known_splits(rows: list[dict[str, str]], name: str, path: Path) -> list[dict[str, str]]:
+def _of_known_splits(rows: list[dict[str, str]], name: str, path: epath.Path) -> list[dict[str, str]]:
   """Returns the rows of train, valid and test, if there are some of each."""
   counts = collections.Counter(row['split'] for row in rows)
   listing = ', '.join(f'{split} {count}' for split, count in counts.items())
@@ -82,18 +84,18 @@ def _of_known_splits(rows: list[dict[str, str]], name: str, path: Path) -> list[
   return [row for row in rows if row['split'] in _SPLITS]
 
 
-def _check_files(files: Sequence[Path], path: Path) -> None:
+def _check_files(files: Sequence[epath.Path], path: epath.Path) -> None:
   repeated = [file for file, count in collections.Counter(files).items() if count > 1]
   if repeated:
     raise UserError(f'{path} lists {len(repeated)} files more than once, the first is {repeated[0]}')
-  missing = [file for file in files if not file.is_file()]
+  missing = missing_files(files)
   if missing:
     raise UserError(
       f'{path} lists {len(files)} files and {len(missing)} of them do not exist, the first is {missing[0]}'
     )
 
 
-def _fold_splits(folds: np.ndarray, labels: np.ndarray, classes: np.ndarray, path: Path) -> tuple[Split, ...]:
+def _fold_splits(folds: np.ndarray, labels: np.ndarray, classes: np.ndarray, path: epath.Path) -> tuple[Split, ...]:
   """One split a fold: the fold is the test set, a random tenth of each class of the rest is the validation set."""
   names = sorted(set(folds.tolist()), key=lambda name: (len(name), name))  # '10' after '9'.
   if len(names) < 2:
@@ -117,7 +119,7 @@ def _fold_splits(folds: np.ndarray, labels: np.ndarray, classes: np.ndarray, pat
   return tuple(splits)
 
 
-def _checked(split: Split, labels: np.ndarray, classes: np.ndarray, path: Path) -> Split:
+def _checked(split: Split, labels: np.ndarray, classes: np.ndarray, path: epath.Path) -> Split:
   """Returns `split` if train has every class that valid and test have."""
   for name in ('valid', 'test'):
     unknown = np.setdiff1d(labels[getattr(split, name)], labels[split.train])
