@@ -14,7 +14,7 @@ from selfie_jax.data.clip import AudioFile, Clip
 from selfie_jax.data.dataset import Audit, Source
 from selfie_jax.data.decode import DecodeError, EmptyError
 from selfie_jax.data.shard import MAX_SAMPLES
-from selfie_jax.data.sounds import read_sound
+from selfie_jax.data.sounds import place_of, read_sound
 from selfie_jax.errors import UserError
 from selfie_jax.files import PathLike, write_atomically
 
@@ -221,7 +221,7 @@ def _file_of(clip: Clip) -> str:
   if sound is None:
     return ''
   if isinstance(sound, AudioFile):
-    return sound.path if sound.tar_offset is None else f'{sound.path} at byte {sound.tar_offset}'
+    return place_of(sound)
   return f'{sound.file} record {sound.number}'
 
 

@@ -27,12 +27,12 @@ def read_indexes(folder: PathLike, entries: Sequence[Shard], audio_format: str) 
     UserError: naming an index that is missing, not the one that the manifest knows, or that does not fit its shard.
   """
   if not is_remote(folder):
-    return _fill(folder, entries, audio_format, _read(folder, entries))
+    return _fill(folder, entries, audio_format, fetch(folder, entries))
   cached = cache_folder() / hashlib.sha256(''.join(entry.index_sha256 for entry in entries).encode()).hexdigest()
   with contextlib.suppress(OSError, UserError), open(cached, 'rb') as file:  # There is none, or it is damaged.
     sizes = (entry.clips * INDEX_DTYPE.itemsize for entry in entries)
     return _fill(folder, entries, audio_format, (file.read(size) for size in sizes))
-  index = _fill(folder, entries, audio_format, _read(folder, entries))
+  index = _fill(folder, entries, audio_format, fetch(folder, entries))
   with contextlib.suppress(OSError):  # A disk that is full or not to be written to: it is only a cache.
     cached.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(cached) as file:
@@ -45,8 +45,12 @@ def cache_folder() -> Path:
   return Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')) / 'selfie_jax' / 'indexes'
 
 
-def _read(folder: PathLike, entries: Sequence[Shard]) -> Iterator[bytes]:
-  """Yields the bytes of each shard's index."""
+def fetch(folder: PathLike, entries: Sequence[Shard]) -> Iterator[bytes]:
+  """Yields the bytes of each shard's index, as they lie in the dataset's folder.
+
+  Raises:
+    UserError: naming an index that is missing.
+  """
   for first in range(0, len(entries), _AT_ONCE):
     ranges = [
       Range(index_path(as_path(folder) / entry.name), 0, entry.clips * INDEX_DTYPE.itemsize + 1)  # It may be too long.

@@ -6,7 +6,6 @@ which clips are in a batch, and where their crops start. Then all of a batch is 
 in an object store, and no more of a clip than is needed.
 """
 
-import bisect
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -89,15 +88,14 @@ def _plan(source: DataSource, crop_samples: int, seed: int) -> grain.MapDataset:
   """Returns the endless sequence of `_Crop`s."""
   # Explicit seeds: those that Grain derives by itself depend on a transformation's place in the chain.
   order_seed, crop_seed = map(int, np.random.SeedSequence(seed).generate_state(2))
-  starts = source.starts
   orders = []
-  for place, (start, dataset) in enumerate(zip(starts, source.datasets, strict=True)):
+  for place, (start, dataset) in enumerate(zip(source.starts, source.datasets, strict=True)):
     if place:  # The first one's order is that of the dataset by itself.
       order_seed = int(np.random.SeedSequence(seed, spawn_key=(place,)).generate_state(1)[0])
     orders.append(grain.MapDataset.range(start, start + len(dataset.clips)).shuffle(seed=order_seed).repeat())
 
   def choose(clip: int, rng: np.random.Generator) -> _Crop:
-    return _Crop(clip, choose_start(_samples(source, starts, clip), crop_samples, rng))
+    return _Crop(clip, choose_start(source.samples(clip), crop_samples, rng))
 
   # `repeat` comes before `random_map` and `batch`: crops differ between epochs, and no batch is cut at an epoch's end.
   # (A mixture of one is its order, at a price.)
@@ -115,17 +113,11 @@ def choose_start(samples: int, crop_samples: int, rng: np.random.Generator) -> i
   return int(rng.integers(max(samples - crop_samples, 0), endpoint=True))
 
 
-def _samples(source: DataSource, starts: Sequence[int], clip: int) -> int:
-  place = bisect.bisect_right(starts, clip) - 1
-  return source.datasets[place].clips.samples(clip - starts[place])
-
-
 class _BatchReader:
   """Reads what is planned. Everything in it is a function of the plan and of the files, but for the count of damage."""
 
   def __init__(self, source: DataSource, plan: grain.MapDataset, batch_size: int, crop_samples: int, seed: int) -> None:
     self._source = source
-    self._starts = source.starts
     self._whole_record = source.settings.read == 'record'
     self._plans = _in_batches(plan, batch_size)
     self._batch_size = batch_size
@@ -143,15 +135,16 @@ class _BatchReader:
         damaged += 1
         clips[i], piece = self._replace(part * len(crops) + i, crop, piece)
       audio[i, : len(piece)] = piece
-    places = np.searchsorted(self._starts, clips, side='right') - 1
-    return {'audio': audio, 'dataset': places, 'index': clips - np.array(self._starts)[places], 'damaged': damaged}
+    places = np.searchsorted(self._source.starts, clips, side='right') - 1
+    numbers = clips - np.array(self._source.starts)[places]
+    return {'audio': audio, 'dataset': places, 'index': numbers, 'damaged': damaged}
 
   def _read_pieces(self, crops: Sequence[_Crop]) -> Iterator[np.ndarray | DamagedRecordError]:
     """Yields the samples of crops, all asked for at once: the shorter ones not padded."""
     found = []  # (reader, clip, start, samples) of each.
     for number, start in crops:
-      place = bisect.bisect_right(self._starts, number) - 1
-      clips, clip = self._source.datasets[place].clips, number - self._starts[place]
+      place, clip = self._source.find(number)
+      clips = self._source.datasets[place].clips
       found.append((clips, clip, start, min(clips.samples(clip) - start, self._crop_samples)))
     if self._whole_record:
       ranges = [clips.record_range(clip) for clips, clip, *_ in found]
@@ -178,7 +171,7 @@ class _BatchReader:
     batch, place = divmod(position, self._batch_size)
     for attempt, clip in enumerate(self._candidates(batch, place, crop.clip)):
       rng = np.random.default_rng((self._seed, position, attempt))
-      start = choose_start(_samples(self._source, self._starts, clip), self._crop_samples, rng)
+      start = choose_start(self._source.samples(clip), self._crop_samples, rng)
       (piece,) = self._read_pieces([_Crop(clip, start)])
       if not isinstance(piece, DamagedRecordError):
         return clip, piece
@@ -191,8 +184,8 @@ class _BatchReader:
     They are shuffled once a batch and dealt to its places like cards, so that two places do not come to the same clip
     (other hosts cannot be asked); a place that has used up its own goes on with its neighbours'.
     """
-    which = bisect.bisect_right(self._starts, damaged) - 1
-    first = self._starts[which]
+    which, _ = self._source.find(damaged)
+    first = self._source.starts[which]
     every = np.arange(first, first + len(self._source.datasets[which].clips))
     planned = [crop.clip for crop in self._plans[batch]]  # Of all hosts.
     others = every[~np.isin(every, planned)]

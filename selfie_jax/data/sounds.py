@@ -41,17 +41,18 @@ def read_sound(clip: Clip, sample_rate: int) -> np.ndarray:
       file.flush()
       return decode(file.name, sample_rate, clip.start, clip.seconds)
   except DecodeError as error:  # Named after where it lies, not after the copy.
-    raise type(error)(_place(sound), error.reason) from error
+    raise type(error)(place_of(sound), error.reason) from error
 
 
 def _read(sound: AudioFile, start: int, length: int) -> bytes:
   (data,) = read_ranges([Range(sound.path, (sound.tar_offset or 0) + start, length)])
   if isinstance(data, OSError):
-    raise DecodeError(_place(sound), data.strerror or type(data).__name__) from data
+    raise DecodeError(place_of(sound), data.strerror or type(data).__name__) from data
   if len(data) < length:
-    raise DecodeError(_place(sound), f'had {sound.size} bytes when it was listed and has {start + len(data)} now')
+    raise DecodeError(place_of(sound), f'had {sound.size} bytes when it was listed and has {start + len(data)} now')
   return data
 
 
-def _place(sound: AudioFile) -> str:
+def place_of(sound: AudioFile) -> str:
+  """Returns how a person is told where a sound lies."""
   return sound.path if sound.tar_offset is None else f'{sound.path} at byte {sound.tar_offset}'

@@ -1,6 +1,8 @@
 """What a run reads: one dataset, or a mixture of several, opened and checked once."""
 
+import bisect
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -23,10 +25,20 @@ class DataSource:
   weights: tuple[float, ...]
   settings: Data
 
-  @property
+  @functools.cached_property
   def starts(self) -> list[int]:
     """The number of each dataset's first clip."""
     return [0, *itertools.accumulate(len(dataset.clips) for dataset in self.datasets[:-1])]
+
+  def find(self, clip: int) -> tuple[int, int]:
+    """Returns which dataset a clip is of, and its number in there."""
+    place = bisect.bisect_right(self.starts, clip) - 1
+    return place, clip - self.starts[place]
+
+  def samples(self, clip: int) -> int:
+    """Returns how long a clip is."""
+    place, number = self.find(clip)
+    return self.datasets[place].clips.samples(number)
 
   @property
   def num_clips(self) -> int:

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from selfie_jax.data import index_cache, tfrecord, workers
 from selfie_jax.data import shard as shards
-from selfie_jax.data import tfrecord, workers
 from selfie_jax.data.dataset import Manifest
-from selfie_jax.data.ranges import Range, read_ranges
-from selfie_jax.data.shard import INDEX_DTYPE, Shard
+from selfie_jax.data.shard import Shard
 from selfie_jax.errors import UserError
 from selfie_jax.files import PathLike, as_path, filesystem
 
@@ -29,7 +28,8 @@ def verify(path: PathLike, manifest: Manifest, num_workers: int) -> Iterator[lis
 def _verify_shard(task: tuple[str, Shard, str, int]) -> list[str]:
   path, shard, audio_format, sample_rate = task
   try:
-    index = _read_index(path, shard, audio_format)
+    (data,) = index_cache.fetch(as_path(path).parent, [shard])  # Not one that was kept elsewhere.
+    index = shards.parse_index(data, path, shard, audio_format)
   except UserError as error:
     return [str(error), *_verify_in_order(path, shard)]
   problems = []
@@ -55,15 +55,6 @@ def _verify_shard(task: tuple[str, Shard, str, int]) -> list[str]:
   if digest.hexdigest() != shard.sha256:
     problems.insert(0, f"the shard {path} is damaged: its SHA-256 is not the manifest's")
   return problems
-
-
-def _read_index(path: str, shard: Shard, audio_format: str) -> np.ndarray:
-  """Reads the index in the dataset's folder, not one that was kept elsewhere."""
-  index = shards.index_path(path)
-  (data,) = read_ranges([Range(index, 0, shard.clips * INDEX_DTYPE.itemsize + 1)])
-  if isinstance(data, OSError):
-    raise UserError(f'cannot read the index {index}: {data.strerror or "no such object"}')
-  return shards.parse_index(data, path, shard, audio_format)
 
 
 def _verify_record(
