@@ -1,7 +1,6 @@
 """Devices, processes, and how a batch is laid out over them."""
 
 import math
-import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,23 +13,6 @@ from selfie_jax.config import Config
 from selfie_jax.errors import UserError
 
 AXES = ('data', 'fsdp')
-
-
-def initialize_distributed() -> None:
-  """Joins the other processes, where the launcher says that there are some, before any device is used.
-
-  The launcher says so with JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID in the environment.
-
-  Raises:
-    UserError: the address is there, and one of the two numbers is not.
-  """
-  if 'JAX_COORDINATOR_ADDRESS' not in os.environ:
-    return
-  try:
-    num_processes, process_id = int(os.environ['JAX_NUM_PROCESSES']), int(os.environ['JAX_PROCESS_ID'])
-  except (KeyError, ValueError) as error:
-    raise UserError(f'JAX_COORDINATOR_ADDRESS is set, so two whole numbers must be, too: {error}') from error
-  jax.distributed.initialize(os.environ['JAX_COORDINATOR_ADDRESS'], num_processes, process_id)
 
 
 def make_mesh(fsdp: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
