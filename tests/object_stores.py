@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -66,6 +67,55 @@ def _serving(command, port):
   finally:
     process.kill()
     process.wait()
+
+
+class Gate:
+  """A port in front of a server's. Shut, it cuts what is connected and refuses the rest: the server is gone."""
+
+  def __init__(self, server_port):
+    self._server = ('127.0.0.1', server_port)
+    self.port = _free_port()
+    self.open()
+
+  def open(self):
+    self._connections = []
+    self._listener = socket.create_server(('127.0.0.1', self.port), backlog=128)
+    threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+  def shut(self):
+    for connection in (self._listener, *self._connections):
+      with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+      connection.close()
+
+  def _accept(self, listener):
+    with contextlib.suppress(OSError):  # It is shut.
+      while True:
+        ends = listener.accept()[0], socket.create_connection(self._server)
+        self._connections += ends
+        for source, sink in (ends, ends[::-1]):
+          threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
+
+  @staticmethod
+  def _pass_on(source, sink):
+    with contextlib.suppress(OSError):
+      while received := source.recv(2**16):
+        sink.sendall(received)
+      sink.shutdown(socket.SHUT_WR)
+
+
+@contextlib.contextmanager
+def gated_gcs_server():
+  """Yields (its `Gate`, the environment of its clients)."""
+  with gcs_server() as (_, settings):
+    url = settings['STORAGE_EMULATOR_HOST']
+    gate = Gate(int(url.rpartition(':')[2]))
+    try:
+      # A file's address, as the server tells it, is its own: nothing asks it there.
+      gated = f'http://127.0.0.1:{gate.port}'
+      yield gate, settings | {'STORAGE_EMULATOR_HOST': gated, 'TENSORSTORE_GCS_HTTP_URL': gated}
+    finally:
+      gate.shut()
 
 
 @contextlib.contextmanager

@@ -13,18 +13,18 @@ from typing import NamedTuple
 import fsspec.asyn
 from fsspec.asyn import AsyncFileSystem
 
-from selfie_jax.errors import UserError
-from selfie_jax.files import FileState, filesystem, is_remote, state_of
+from selfie_jax.errors import ClusterError, UserError
+from selfie_jax.files import FileState, filesystem, is_refusal, is_remote, state_of
 
 # Of this process, whatever asks: requests to object stores under way at the same time. A store answers the first byte
 # after 20 to 100 ms, so that this many records of 320 KB keep a link of 1 to 4 Gbit/s busy.
 CONCURRENCY = 32
 # In seconds: how long one attempt at a range may take (and more for long ranges: as long as a link of
 # `SLOWEST_BYTES_PER_SECOND` needs), how long after the first one another is still begun, and the pause after the first,
-# which doubles each time. So a job gives up after 60 to 90 s, whether nobody listens, nobody answers or every answer is
-# an error. (Below this s3fs and gcsfs repeat failures by themselves, and would for minutes if they were let.)
+# which doubles each time. So a job gives up after 150 to 180 s, whether nobody listens, nobody answers or every answer
+# is an error. (Below this s3fs and gcsfs repeat failures by themselves, and would for minutes if they were let.)
 TIMEOUT_SECONDS = 30.0
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 150.0
 FIRST_PAUSE_SECONDS = 0.5
 SLOWEST_BYTES_PER_SECOND = 1e6
 
@@ -54,7 +54,8 @@ def read_ranges(ranges: Sequence[Range]) -> Iterator[bytes | OSError]:
     none: no such file, or one in another state than asked for (`ESTALE`).
 
   Raises:
-    UserError: an object store did not answer, or not with the bytes, for `PATIENCE_SECONDS`; or it refuses.
+    ClusterError: an object store did not answer, or not with the bytes, for `PATIENCE_SECONDS`.
+    UserError: it refuses.
   """
   remote = [wanted for wanted in ranges if is_remote(wanted.path)]
   # Made here: inside fsspec's event loop a store cannot connect.
@@ -110,28 +111,17 @@ async def _fetch(wanted: Range, store: AsyncFileSystem) -> bytes | OSError:
         if _is_beyond_the_end(error):
           return b''
         reason = f'{type(error).__name__}: {error}'
-        if _is_permanent(error):
+        if is_refusal(error):
           raise UserError(f'cannot read {wanted.path}: {reason}') from error
       elapsed = time.monotonic() - begin
       if elapsed >= PATIENCE_SECONDS:
-        raise UserError(
+        raise ClusterError(
           f'cannot read {wanted.path}: {attempt} attempts in {elapsed:.3g} s failed, the last with {reason}; is the '
           'store down?'
         )
       # Between half and all of it, so that hosts that failed together do not come back together.
       pause = FIRST_PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1)
       await asyncio.sleep(min(pause, PATIENCE_SECONDS - elapsed))
-
-
-def _is_permanent(error: Exception) -> bool:
-  """Whether asking again cannot help. An error that is unknown here is worth another attempt: a run depends on it."""
-  code = getattr(error, 'code', None)  # gcsfs: the HTTP status.
-  if isinstance(code, int):
-    return 400 <= code < 500 and code not in (408, 429)  # A time-out, too many requests.
-  # s3fs turns what S3 objects to into EINVAL; gcsfs has no number for 403.
-  return isinstance(error, (PermissionError, ValueError, TypeError)) or (
-    isinstance(error, OSError) and (error.errno == errno.EINVAL or str(error).startswith('Forbidden'))
-  )
 
 
 def _is_beyond_the_end(error: Exception) -> bool:

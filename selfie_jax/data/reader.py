@@ -19,7 +19,7 @@ from selfie_jax.files import FileState, PathLike, as_path, is_remote, list_files
 # Objects have no descriptor to ask: of a crop, only the folder's listing tells that its shard was replaced. One that is
 # so old, at most, is trusted.
 _LISTING_SECONDS = 10.0
-_PATIENCE_SECONDS = 70.0  # With a store that does not list, before the job gives up.
+_PATIENCE_SECONDS = 150.0  # With a store that does not list, before the job gives up.
 
 
 class ClipReader:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,13 +12,17 @@ import time
 import numpy as np
 import pytest
 
+from selfie_jax import config as config_lib
 from selfie_jax import embed, evaluate, train
+from selfie_jax.config import Config
 from selfie_jax.errors import UserError
 from selfie_jax.files import as_path, filesystem
+from selfie_jax.training.checkpointing.checkpoints import DataState
 from tests.evaluation.conftest import write_tones
-from tests.object_stores import connected, gcs_server, make_bucket, s3_server
+from tests.object_stores import connected, gated_gcs_server, gcs_server, make_bucket, s3_server
 from tests.processes import ROOT, environment
 from tests.training.conftest import config_file, dataset, finished_run  # noqa: F401
+from tests.training.test_checkpoints import Run
 from tests.training.test_train import assert_bitwise_equal, checkpoint_steps, final_state, numbers, wait_for_step
 
 # The same command, but that it gives a store up within seconds.
@@ -82,12 +87,17 @@ def cloud_run(cloud, config_file):  # noqa: F811
   process.kill()
   process.communicate()
   process = run.start()
-  assert any('resuming after step' in line for line in process.stderr)
-  process.send_signal(signal.SIGTERM)  # From here on it heeds it: it takes one more step.
+  lines = []
+  for line in process.stderr:
+    lines.append(line)
+    if 'covariance of' in line:  # It begins to step, and has something to save from here on.
+      break
+  assert any('resuming after step 4' in line or 'resuming after step 8' in line for line in lines), lines
+  process.send_signal(signal.SIGTERM)
   code, errors = run.finish(process)
   assert code == 75, errors
   assert 'start me again' in errors
-  assert max(checkpoint_steps(run.workdir)) in (5, 9)  # One step after a checkpoint that was finished.
+  assert 4 < max(checkpoint_steps(run.workdir)) < 12
   code, errors = Training(config_file, cloud / 'records', cloud / 'run').finish()
   assert code == 0, errors
   assert 'resuming after step' in errors
@@ -123,6 +133,27 @@ def test_a_run_on_a_bucket_is_evaluated_and_embeds(cloud, cloud_run, tmp_path, c
     assert (cloud_run / 'eval' / picture).read_bytes().startswith(b'\x89PNG')
 
 
+def test_a_damaged_checkpoint_on_a_bucket_is_moved_aside_there(cloud, cloud_run, capfd):
+  store, copy = filesystem(cloud), cloud / 'damaged'
+  store.copy(f'{cloud_run}/', f'{copy}/', recursive=True)
+  folder = copy / 'checkpoints'
+  older, newer, newest = (folder / str(step) for step in checkpoint_steps(copy))
+  largest = max(store.find(str(newest / 'state'), detail=True).values(), key=lambda facts: facts['size'])
+  contents = bytearray(store.cat_file(largest['name']))
+  contents[len(contents) // 2] ^= 0x10
+  store.pipe_file(largest['name'], bytes(contents))
+  (newer / 'commit_success.txt').unlink()
+  store.pipe_file(f'{folder}/99/state/half', b'?')  # What a killed save leaves.
+  store.pipe_file(f'{folder}/99/_CHECKPOINT_METADATA', b'{"commit_timestamp_nsecs": null}')
+  run = Run(copy, config_lib.from_mapping(Config, json.loads((copy / 'config.json').read_text())))
+  run.data = DataState(**json.loads((older / 'data/metadata').read_text()))
+  state, _ = run.restore()
+  assert int(state.step) == int(older.name)
+  assert sorted(path.name for path in (copy / 'checkpoints_damaged').iterdir()) == sorted([newer.name, newest.name])
+  assert [path.name for path in folder.iterdir() if path.name == newest.name] == []
+  assert f'DAMAGED: checkpoint {newer.name} in {folder} is not used: it lacks commit_success' in capfd.readouterr().err
+
+
 def test_a_store_that_dies_under_a_run_is_named_and_the_run_goes_on_once_it_is_back(
   tmp_path,
   config_file,  # noqa: F811
@@ -137,7 +168,7 @@ def test_a_store_that_dies_under_a_run_is_named_and_the_run_goes_on_once_it_is_b
     wait_for_step(process, run.workdir, 4)
     server.kill()
     code, errors = run.finish(process)
-  assert code == 1, errors
+  assert code == 70, errors
   assert 'Traceback' not in errors
   last = errors.splitlines()[-1]
   assert last.startswith('error: cannot read s3://sounds/records/train-00000-of-00001.tfrecord: '), errors
@@ -157,3 +188,20 @@ def test_a_workdir_that_cannot_be_written_to_is_refused(cloud, config_file, data
   }.items():
     with pytest.raises(UserError, match=message):
       train.main(['--config', str(config_file), '--workdir', workdir, f'--config.data.path={dataset}'])
+
+
+def test_a_bucket_that_is_away_for_a_while_does_not_end_a_run(config_file, dataset, finished_run):  # noqa: F811
+  seconds = float(os.environ.get('SELFIE_TESTS_AWAY_SECONDS', '3'))
+  with gated_gcs_server() as (gate, settings), connected(settings):
+    bucket = as_path(make_bucket('gs'))
+    run = Training(config_file, dataset, bucket / 'run', '--config.log.tensorboard=False')
+    process = run.start()
+    run.wait_for_checkpoint(process, 4)
+    gate.shut()
+    time.sleep(seconds)
+    gate.open()
+    code, errors = run.finish(process)
+    assert code == 0, errors
+    assert_bitwise_equal(final_state(run.workdir), final_state(finished_run))
+    assert numbers(run.workdir) == numbers(finished_run)
+    assert checkpoint_steps(run.workdir) == [4, 8, 12]
