@@ -28,14 +28,14 @@ from selfie_jax.config import Config
 from selfie_jax.errors import EXIT_USER_ERROR, ArgumentParser, UserError, run_command
 from selfie_jax.files import write_atomically
 from selfie_jax.terminal import console
-from selfie_jax.training import compiled_report, hlo
 from selfie_jax.training import mesh as mesh_lib
-from selfie_jax.training import topology as topology_lib
-from selfie_jax.training.checkpoints import DataState
+from selfie_jax.training.checkpointing.checkpoints import DataState
 from selfie_jax.training.optimizer import make_optimizer
+from selfie_jax.training.programs import compiled_report, hlo
+from selfie_jax.training.programs import topology as topology_lib
+from selfie_jax.training.programs.topology import Topology
 from selfie_jax.training.state import abstract_state
 from selfie_jax.training.step import make_train_step
-from selfie_jax.training.topology import Topology
 
 
 @dataclasses.dataclass(frozen=True)

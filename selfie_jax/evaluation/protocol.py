@@ -12,7 +12,7 @@ from selfie_jax.evaluation.clips import decode_clips
 from selfie_jax.evaluation.probe import ProbeResult, probe
 from selfie_jax.evaluation.tasks.folder import LabelledFolder, Split
 from selfie_jax.terminal import progress
-from selfie_jax.training.checkpoints import LoadedEncoder
+from selfie_jax.training.checkpointing.checkpoints import LoadedEncoder
 from selfie_jax.training.state import Encoder
 
 LOG_MEL_STATISTICS = 'log_mel_statistics'

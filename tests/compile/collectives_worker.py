@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from selfie_jax.training import hlo, topology
 from selfie_jax.training import mesh as mesh_lib
+from selfie_jax.training.programs import hlo, topology
 
 ROUNDS = 5
 AXES = mesh_lib.AXES

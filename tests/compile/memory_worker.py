@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from selfie_jax.training import topology
+from selfie_jax.training.programs import topology
 
 
 def memory_gib(generation):

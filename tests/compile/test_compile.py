@@ -9,7 +9,7 @@ from flax import nnx
 from selfie_jax import compile as compile_command
 from selfie_jax import config as config_lib
 from selfie_jax.errors import UserError
-from selfie_jax.training import hlo, topology
+from selfie_jax.training.programs import hlo, topology
 from selfie_jax.training.state import build_model
 from tests.conftest import require
 from tests.processes import ROOT, run_python

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from selfie_jax.training import hlo
+from selfie_jax.training.programs import hlo
 from tests.conftest import require
 from tests.processes import run_python
 

@@ -10,7 +10,7 @@ from flax import nnx
 from selfie_jax import config
 from selfie_jax.config import Config, Projector
 from selfie_jax.models import audiontt, vit
-from selfie_jax.training import checkpoints
+from selfie_jax.training.checkpointing import checkpoints
 from selfie_jax.training.optimizer import make_optimizer
 from selfie_jax.training.state import init_state
 
@@ -49,7 +49,7 @@ def any_encoder(request, encoder, _small_vit):
 def write_run(folder, settings):
   """What a run leaves behind, without the training: the checkpoint's encoder has other weights than the untrained."""
   trained = init_state(dataclasses.replace(settings, seed=2), make_optimizer(settings))
-  with checkpoints.open_manager(folder, settings.checkpoint) as manager:
+  with checkpoints.open_manager(folder, settings) as manager:
     checkpoints.save(manager, 7, trained, checkpoints.DataState('fingerprint', -6.0, 4.0, variance_groups=1), settings)
     manager.wait_until_finished()
   metrics = {'loss': 3.0, 'invariance': 0.1, 'diversity': 0.01, 'decorrelation': 0.25, 'effective_rank': 20.0}

@@ -12,7 +12,7 @@ from selfie_jax.data.decode import decode
 from selfie_jax.errors import UserError
 from selfie_jax.evaluation import protocol
 from selfie_jax.evaluation.embeddings import embed_clips
-from selfie_jax.training.checkpoints import load_encoder
+from selfie_jax.training.checkpointing.checkpoints import load_encoder
 from tests.evaluation.conftest import CONFIG, SAMPLE_RATE, VIT, write_run, write_table
 from tests.processes import run_python
 

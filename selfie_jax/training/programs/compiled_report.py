@@ -11,9 +11,9 @@ import rich.table
 
 from selfie_jax.config import Config
 from selfie_jax.terminal import results
-from selfie_jax.training.hlo import Collective
+from selfie_jax.training.programs.hlo import Collective
+from selfie_jax.training.programs.topology import Topology
 from selfie_jax.training.state import TrainState
-from selfie_jax.training.topology import Topology
 
 # The scope that `objective.objective` runs in, forwards `jvp(objective)` and backwards `transpose(jvp(objective))`.
 _OBJECTIVE = re.compile(r'(^|[/(:])objective([/):]|$)')
