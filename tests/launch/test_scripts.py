@@ -7,7 +7,12 @@ import pytest
 from tests.conftest import require
 from tests.processes import ROOT
 
-SCRIPTS = (*sorted((ROOT / 'launch').glob('*.sh')), ROOT / 'tests/run.sh', ROOT / '.ci/run')
+SCRIPTS = (
+  *sorted((ROOT / 'launch').glob('*.sh')),
+  *sorted((ROOT / 'launch/slurm').iterdir()),
+  ROOT / 'tests/run.sh',
+  ROOT / '.ci/run',
+)
 
 # Stands for a Python without the minutes of a real installation: it writes down what it is asked to do.
 FAKE_PYTHON = """#!/usr/bin/env bash
