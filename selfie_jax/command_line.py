@@ -1,5 +1,6 @@
 """The arguments of the commands that take a config."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from etils import epath
@@ -11,11 +12,21 @@ from selfie_jax.errors import ArgumentParser, UserError
 from selfie_jax.files import as_path, check_reachable
 
 
-def parse_training(arguments: Sequence[str]) -> tuple[Config, epath.Path]:
-  """Parses `--config FILE --workdir DIR [--config.key=value ...]` of a training run."""
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """What the training command was asked for."""
+
+  config: Config
+  workdir: epath.Path
+  profile: bool
+
+
+def parse_training(arguments: Sequence[str]) -> Training:
+  """Parses `--config FILE --workdir DIR [--profile] [--config.key=value ...]` of a training run."""
   parser = ArgumentParser(prog='python -m selfie_jax.train', description='Starts a pre-training run, or resumes it.')
   parser.add_argument('--config', required=True, help='a Python file with get_config(), such as configs/quickstart.py')
   parser.add_argument('--workdir', required=True, help='where checkpoints and metrics go: a folder or gs://...')
+  parser.add_argument('--profile', action='store_true', help='trace a few steps, for TensorBoard and Perfetto')
   known, overrides = parser.parse_known_args(arguments)
   config = config_lib.load(known.config, overrides, Config)
   validation.validate(config)
@@ -23,19 +34,29 @@ def parse_training(arguments: Sequence[str]) -> tuple[Config, epath.Path]:
     raise UserError(
       'config key "data.path" is not given: --config.data.path=DIR, a folder that selfie_jax.prepare wrote'
     )
-  return config, open_workdir(known.workdir)
+  return Training(config, open_workdir(known.workdir), known.profile)
 
 
-def parse_evaluation(arguments: Sequence[str]) -> tuple[Evaluation, epath.Path]:
-  """Parses `--config FILE --workdir DIR [--config.key=value ...]` of an evaluation job."""
-  parser = ArgumentParser(prog='python -m selfie_jax.evaluate', description="Evaluates a run's newest checkpoint.")
+@dataclasses.dataclass(frozen=True)
+class Evaluating:
+  """What the evaluation command was asked for."""
+
+  config: Evaluation
+  workdir: epath.Path
+  watch: bool
+
+
+def parse_evaluation(arguments: Sequence[str]) -> Evaluating:
+  """Parses `--config FILE --workdir DIR [--watch] [--config.key=value ...]` of an evaluation job."""
+  parser = ArgumentParser(prog='python -m selfie_jax.evaluate', description="Evaluates a run's checkpoints.")
   parser.add_argument('--config', required=True, help='a Python file with get_config(), such as configs/eval/*.py')
   parser.add_argument('--workdir', required=True, help="the training run's folder")
+  parser.add_argument('--watch', action='store_true', help='evaluate every checkpoint as it appears, to the last one')
   known, overrides = parser.parse_known_args(arguments)
   config = config_lib.load(known.config, overrides, Evaluation)
   if not config.tasks:
     raise UserError(f'{known.config} names no tasks: give at least one (name, path)')
-  return config, open_workdir(known.workdir)
+  return Evaluating(config, open_workdir(known.workdir), known.watch)
 
 
 def open_workdir(workdir: str) -> epath.Path:

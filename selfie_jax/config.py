@@ -179,10 +179,22 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """A checkpoint is written every `every_steps`, at the end, and when the run is told to stop."""
+  """When a checkpoint is written, besides the end and when the run is told to stop, and which ones stay."""
 
   every_steps: int = 1_000
-  keep: int = 3
+  every_minutes: float = 0.0  # And when the last one is older than this, looked at every `log.every_steps`; 0: never.
+  keep: int = 3  # The newest ones that stay.
+  keep_every: int = 0  # Those of every so many steps stay for ever; 0: none for this reason.
+  keep_best: int = 0  # And so many of those with the best mean accuracy that an evaluation job has found so far.
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+  """How long the processes of a run wait for each other."""
+
+  join_minutes: float = 5.0  # For all of them to be there, at the start.
+  barrier_minutes: float = 20.0  # For the slowest of them, at a save's end for one.
+  heartbeat_seconds: int = 40  # One that is silent for so long is dead, and the others end, too.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +217,8 @@ class Config:
   seed: int = 0
   compute_dtype: str = 'float32'  # Or 'bfloat16'; parameters, statistics and the objective stay in float32.
   remat: bool = False  # Compute a block's activations again in the backward pass instead of keeping them.
+  watchdog_minutes: float = 60.0  # Without a step, compiling included: print all threads' stacks and end. 0: never.
+  warm_start: str = ''  # Another run's workdir: begin with the encoder of its newest checkpoint.
   data: Data = Data()
   log_mel: LogMel = LogMel()
   augment: Augment = Augment()
@@ -214,6 +228,7 @@ class Config:
   optimizer: Optimizer = Optimizer()
   mesh: Mesh = Mesh()
   checkpoint: Checkpoint = Checkpoint()
+  cluster: Cluster = Cluster()
   log: Log = Log()
 
   @property

@@ -18,7 +18,7 @@ from selfie_jax.evaluation.embeddings import check_length, embed_clips
 from selfie_jax.files import PathLike, as_path, check_reachable, is_remote, missing_files, write_atomically
 from selfie_jax.models.vit import ViT
 from selfie_jax.terminal import console, progress
-from selfie_jax.training.checkpoints import LoadedEncoder, load_encoder
+from selfie_jax.training.checkpointing.checkpoints import LoadedEncoder, load_encoder
 
 # A clip goes through the encoder whole. These take 3 GB of memory; a transformer's grows with the square of the tokens.
 _MOST_SECONDS = 600

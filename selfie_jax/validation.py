@@ -102,6 +102,7 @@ def _validate_numbers(config: Config) -> None:
     'projector.output_width': config.projector.output_width,
     'checkpoint.every_steps': config.checkpoint.every_steps,
     'checkpoint.keep': config.checkpoint.keep,
+    'cluster.heartbeat_seconds': config.cluster.heartbeat_seconds,
     'log.every_steps': config.log.every_steps,
   }
   _check_at_least_one(at_least_one)
@@ -118,6 +119,10 @@ def _validate_numbers(config: Config) -> None:
     'optimizer.weight_decay': config.optimizer.weight_decay,
     'optimizer.clip_norm': config.optimizer.clip_norm,
     'augment.fader': config.augment.fader,
+    'checkpoint.every_minutes': config.checkpoint.every_minutes,
+    'checkpoint.keep_every': config.checkpoint.keep_every,
+    'checkpoint.keep_best': config.checkpoint.keep_best,
+    'watchdog_minutes': config.watchdog_minutes,
   }
   for name, value in at_least_zero.items():
     if value < 0:
@@ -133,8 +138,14 @@ def _validate_numbers(config: Config) -> None:
   for name, (low, high) in ranges.items():
     if not 0 < low <= high:
       raise UserError(f'config key "{name}" is {(low, high)}; it is (low, high) with 0 < low <= high')
-  if config.optimizer.learning_rate <= 0:
-    raise UserError(f'config key "optimizer.learning_rate" is {config.optimizer.learning_rate}; it must be above 0')
+  above_zero = {
+    'optimizer.learning_rate': config.optimizer.learning_rate,
+    'cluster.join_minutes': config.cluster.join_minutes,
+    'cluster.barrier_minutes': config.cluster.barrier_minutes,
+  }
+  for name, value in above_zero.items():
+    if value <= 0:
+      raise UserError(f'config key "{name}" is {value}; it must be above 0')
   if config.objective.energy_exponent > MAX_ENERGY_EXPONENT:
     raise UserError(
       f'config key "objective.energy_exponent" is {config.objective.energy_exponent:g}; above {MAX_ENERGY_EXPONENT:g} '

@@ -11,14 +11,17 @@ COMPILATION_CACHE = 'SELFIE_TESTS_COMPILATION_CACHE'  # The environment variable
 
 def environment(devices=1, **extra):
   """The environment of a process with `devices` virtual CPU devices."""
+  # The same program is compiled once, not by each of the processes that the tests start.
+  cache = {}
+  if COMPILATION_CACHE in os.environ:
+    cache['JAX_COMPILATION_CACHE_DIR'] = os.environ[COMPILATION_CACHE]
+    cache['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.5'
   return os.environ | {
     'JAX_PLATFORMS': 'cpu',
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
     'PYTHONPATH': str(ROOT),
     'TF_CPP_MIN_LOG_LEVEL': '3',
-    # The same program is compiled once, not by each of the processes that the tests start.
-    'JAX_COMPILATION_CACHE_DIR': os.environ[COMPILATION_CACHE],
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
+    **cache,
     **extra,
   }
 

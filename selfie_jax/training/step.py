@@ -14,7 +14,7 @@ from selfie_jax.audio.log_mel import log_mel
 from selfie_jax.config import Config
 from selfie_jax.objective.objective import objective_of_rows
 from selfie_jax.training import mesh as mesh_lib
-from selfie_jax.training.checkpoints import DataState
+from selfie_jax.training.checkpointing.checkpoints import DataState
 from selfie_jax.training.gradients import embedding_gradients, join, split
 from selfie_jax.training.optimizer import learning_rate_schedule
 from selfie_jax.training.state import TrainState, abstract_state, build_model, random_keys, split_model

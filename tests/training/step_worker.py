@@ -11,10 +11,10 @@ import numpy as np
 
 from selfie_jax import config as config_lib
 from selfie_jax.models import vit
-from selfie_jax.training import hlo
 from selfie_jax.training import mesh as mesh_lib
-from selfie_jax.training.checkpoints import DataState
+from selfie_jax.training.checkpointing.checkpoints import DataState
 from selfie_jax.training.optimizer import make_optimizer
+from selfie_jax.training.programs import hlo
 from selfie_jax.training.state import abstract_state, init_state
 from selfie_jax.training.step import make_train_step
 
