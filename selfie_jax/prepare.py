@@ -1,9 +1,13 @@
-"""Prepares datasets: audio files become TFRecord shards, once.
+"""Prepares datasets: audio files become TFRecord shards, once. And labelled folders, for evaluation.
 
 python -m selfie_jax.prepare folder   --input DIR_OR_CSV --output DIR
 python -m selfie_jax.prepare audioset --segments CSV [CSV...] --labels CSV --audio DIR_OR_TAR [...] --output DIR
 python -m selfie_jax.prepare tfds     --name NAME --data_dir DIR --output DIR
+python -m selfie_jax.prepare task     --task NAME --input DIR --output DIR [--lists FILE...]
 python -m selfie_jax.prepare verify   DIR
+
+`task` takes the download of one of the nine tasks, or, as `csv`, any labelled audio, and writes what `evaluate` reads:
+see `evaluation/tasks/convert.py`.
 
 All but --segments, --labels and CSVs may also be in an object store (gs://, s3://). The work is done by --workers
 processes of this machine or, with --runner, by Apache Beam, whose options come last, after a `--`:
@@ -29,6 +33,8 @@ from selfie_jax.data import audioset, build, dataset, inputs, shard, verify, wor
 from selfie_jax.data.clip import Listing
 from selfie_jax.data.dataset import Manifest, Source
 from selfie_jax.errors import ArgumentParser, UserError, run_command
+from selfie_jax.evaluation.tasks import convert, converters
+from selfie_jax.evaluation.tasks.nine import NINE
 from selfie_jax.files import check_reachable, is_remote, list_files
 from selfie_jax.terminal import progress
 
@@ -77,6 +83,29 @@ def _parser() -> ArgumentParser:
   job.add_argument('--data_dir', required=True, help="the folder of TensorFlow Datasets' datasets")
   job.add_argument('--sample_rate', type=_positive_int, help='of its audio, where its features do not say it')
   job.set_defaults(list_clips=_list_tfds)
+
+  job = jobs.add_parser(
+    'task',
+    parents=[workers_option],
+    help='a labelled task becomes a folder that evaluate reads',
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog=_layouts(),
+  )
+  job.add_argument('--task', required=True, choices=(*NINE, converters.CSV), help='one of the nine, or csv: your own')
+  job.add_argument(
+    '--input', required=True, help='the unpacked download, or what TFDS made of it; csv: a folder or a CSV'
+  )
+  job.add_argument('--output', required=True, type=_path, help="the task's folder; evaluate finds it by its name")
+  job.add_argument('--lists', nargs='+', help='files that tell the splits, where the download has none')
+  job.add_argument('--folds', type=_folds, help='csv: make so many folds, where there are no splits')
+  job.add_argument('--unit_seconds', type=_seconds, help='csv: clips are cut there when they are evaluated')
+  job.add_argument(
+    '--max_bad_fraction',
+    type=_fraction,
+    default=0.01,
+    help='more bad files, of those there, are an error (%(default)s)',
+  )
+  job.set_defaults(job=_convert_task)
 
   job = jobs.add_parser('verify', parents=[workers_option], help='check every byte of a dataset')
   job.add_argument('output', metavar='DIR', help="the dataset's folder")
@@ -194,6 +223,37 @@ def _summary(output: str, manifest: Manifest) -> str:
   )
 
 
+def _layouts() -> str:
+  """Returns what --input and --lists are of each of the nine tasks, for --help."""
+  lines = ['--input, and --lists where there are some:']
+  for name, definition in NINE.items():
+    lines.append(f'  {name:9} {definition.layout}')
+    if definition.lists:
+      lines.append(f'  {"":9} --lists: {definition.lists}')
+  return '\n'.join(lines)
+
+
+def _convert_task(options: argparse.Namespace) -> None:
+  if options.unit_seconds and options.task != converters.CSV:
+    raise UserError(
+      f'--unit_seconds is for task "{converters.CSV}"; that of "{options.task}" is part of its definition'
+    )
+  tree, listing, definition = converters.list_input(options.task, options.input, options.lists or (), options.folds)
+  description = convert.convert(
+    tree,
+    listing,
+    definition,
+    options.output,
+    command=_command(options),
+    unit_seconds=options.unit_seconds or 0,
+    max_bad_fraction=options.max_bad_fraction,
+    num_workers=options.workers,
+  )
+  parts = ', '.join(f'{part} {count:,}' for part, count in description['clips']['found'].items())
+  kind = 'folds' if listing.folds else 'splits'
+  print(f'{options.output}: classes: {description["classes"]["found"]:,}, clips of the {kind}: {parts}')
+
+
 def _verify(options: argparse.Namespace) -> None:
   path = options.output
   check_reachable(path)
@@ -219,6 +279,13 @@ def _positive_int(text: str) -> int:
   value = int(text)
   if value < 1:
     raise argparse.ArgumentTypeError(f'{value} is less than 1')
+  return value
+
+
+def _folds(text: str) -> int:
+  value = int(text)
+  if value < 2:
+    raise argparse.ArgumentTypeError(f'{value} is less than 2')
   return value
 
 

@@ -9,6 +9,7 @@ import functools
 import io
 import itertools
 import os
+import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -16,8 +17,8 @@ from typing import BinaryIO
 import av
 import numpy as np
 import soundfile
-import soxr
 
+from selfie_jax.audio.waveforms import to_int16
 from selfie_jax.errors import UserError
 
 # A file that is longer than the segment by no more than this holds the segment alone: encoders and cutting tools add
@@ -26,6 +27,15 @@ SPARE_SECONDS = 1.0
 
 _BLOCK_FRAMES = 1 << 16
 _UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's SF_COUNT_MAX, such as for a FLAC that was streamed to disk.
+# A chunk's name and size, by a file's first four bytes and those behind its size.
+_CHUNKS = {
+  (b'RIFF', b'WAVE'): '<4sI',
+  (b'RIFX', b'WAVE'): '>4sI',
+  (b'FORM', b'AIFF'): '>4sI',
+  (b'FORM', b'AIFC'): '>4sI',
+}
+# What goes through a pipe is written before its size is known: FFmpeg writes the largest number, SoX about half of it.
+_STREAMED = 0x7FFFF000
 # Where each sample is stored by itself, or each block of them (FLAC), a seek gives the samples that reading up to there
 # gives. Codecs that carry over something from block to block do not: Opus and Vorbis are other samples after a seek.
 _SEEKABLE = ('PCM_', 'FLOAT', 'DOUBLE', 'ULAW', 'ALAW')
@@ -68,7 +78,7 @@ def decode(
   Raises:
     EmptyError: the file holds no samples.
     DecodeError: it cannot be read, breaks off early, or ends before the segment starts. (What a format cannot tell is
-      not noticed: a WAV or an MP3 that was cut short passes for a short one, and so may an Ogg that lost a page.)
+      not noticed: an MP3 that was cut short passes for a short one, and so may an Ogg that lost a page.)
   """
   name = f'{len(source)} bytes' if isinstance(source, bytes) else Path(source)
   try:
@@ -83,13 +93,12 @@ def decode(
     raise DecodeError(name, str(error)) from error
   except OSError as error:
     raise DecodeError(name, error.strerror or type(error).__name__) from error
-  if rate != sample_rate:
-    audio = soxr.resample(audio, rate, sample_rate, quality='HQ')
+  samples = to_int16(audio, rate, sample_rate)
   if seconds is not None:
-    audio = audio[: round(seconds * sample_rate)]  # Resampling rounds up.
-  if not audio.size:
+    samples = samples[: round(seconds * sample_rate)]  # Resampling rounds up.
+  if not samples.size:
     raise EmptyError(name, f'less than a sample at {sample_rate} Hz')
-  return np.clip(np.rint(audio * 32_768.0), -32_768, 32_767).astype(np.int16)
+  return samples
 
 
 class _ReadError(Exception):
@@ -107,6 +116,7 @@ def _read_with_soundfile(
   with contextlib.ExitStack() as stack:
     # Unbuffered: libsndfile begins to read where the descriptor stands.
     stream = _Bytes(source) if isinstance(source, bytes) else stack.enter_context(open(source, 'rb', buffering=0))
+    _check_whole(stream)
     # libsndfile guesses the length of an MP3 that does not say it, stops at anything between its frames, and prints
     # warnings.
     if _is_mp3(stream):
@@ -139,6 +149,27 @@ class _Bytes(io.BytesIO):
       return super().seek(offset, whence)
     except (ValueError, OverflowError):  # Before the start; damaged headers lead there.
       return -1
+
+
+def _check_whole(stream: BinaryIO) -> None:
+  """Checks that a WAV or AIFF has the sound its header announces: libsndfile takes one that breaks off for shorter.
+
+  Leaves the stream at its start.
+  """
+  size = stream.seek(0, os.SEEK_END)
+  stream.seek(0)
+  container, _, form = struct.unpack('4s4s4s', stream.read(12).ljust(12))
+  known = (container, form) in _CHUNKS
+  while known and len(head := stream.read(8)) == 8:
+    name, announced = struct.unpack(_CHUNKS[container, form], head)
+    if name in (b'data', b'SSND'):
+      found = size - stream.tell()
+      # Programs forget the byte that fills an odd number up, and some count it.
+      if found + 1 < announced < _STREAMED:
+        raise _ReadError(f'breaks off after {found:,} of the {announced:,} bytes of sound that its header announces')
+      break
+    stream.seek(announced + announced % 2, os.SEEK_CUR)
+  stream.seek(0)
 
 
 def _is_mp3(stream: BinaryIO) -> bool:

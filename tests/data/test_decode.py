@@ -130,6 +130,27 @@ def test_a_flac_that_breaks_off_is_not_taken_for_a_shorter_one(tmp_path):
     decode(tmp_path / 'x.flac')
 
 
+@pytest.mark.parametrize(('name', 'subtype'), [('x.wav', 'PCM_16'), ('x.wav', 'FLOAT'), ('x.aiff', 'PCM_24')])
+def test_a_wav_or_aiff_that_breaks_off_is_not_taken_for_a_shorter_one(tmp_path, name, subtype):
+  soundfile.write(tmp_path / name, voice(3, 0), RATE, subtype=subtype)
+  content = (tmp_path / name).read_bytes()
+  for size in (len(content) // 2, 150):
+    (tmp_path / name).write_bytes(content[:size])
+    for source in (tmp_path / name, content[:size]):
+      with pytest.raises(DecodeError, match=r'breaks off after [\d,]+ of the [\d,]+ bytes'):
+        decode(source)
+
+
+@pytest.mark.parametrize('unknown', [0xFFFFFFFF, 0x80000000, 0x7FFFF000])
+def test_a_wav_out_of_a_pipe_does_not_know_its_length_and_is_read_whole(tmp_path, unknown):
+  samples = voice_int16(SECONDS, seed=0)
+  soundfile.write(tmp_path / 'x.wav', samples, RATE)
+  content = bytearray((tmp_path / 'x.wav').read_bytes())
+  content[4:8] = content[40:44] = struct.pack('<I', unknown)
+  (tmp_path / 'x.wav').write_bytes(content)
+  np.testing.assert_array_equal(decode(tmp_path / 'x.wav'), samples)
+
+
 def test_an_ogg_with_a_damaged_page_is_not_taken_for_a_shorter_one(tmp_path):
   soundfile.write(tmp_path / 'x.ogg', voice(10, 0), RATE)
   flip_byte(tmp_path / 'x.ogg', (tmp_path / 'x.ogg').stat().st_size // 2)
