@@ -1,0 +1,1 @@
+"""What reads labels from a representation, and how well."""
