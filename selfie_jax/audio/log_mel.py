@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from selfie_jax.config import LogMel
 
 _INT16_SCALE = 1 / 32_768
-_EPS = float(np.finfo(np.float32).eps)
+EPS = float(np.finfo(np.float32).eps)  # Keeps the logarithm finite.
 
 
 @functools.cache
@@ -26,12 +26,13 @@ def mel_filterbank(config: LogMel) -> np.ndarray:
   return np.ascontiguousarray(filters.T)
 
 
-def log_mel(audio: jax.Array, config: LogMel) -> jax.Array:
+def log_mel(audio: jax.Array, config: LogMel, *, portable: bool = False) -> jax.Array:
   """Log-mel power spectrogram: log(librosa.feature.melspectrogram(center=True, power=2) + float32 eps).
 
   Args:
     audio: (batch, samples), int16 or float in [-1, 1], at `config.sample_rate`.
     config: the front-end's settings.
+    portable: on every platform by plain matrix products, for a program that is to run elsewhere.
 
   Returns:
     (batch, n_mels, 1 + samples // hop_length) float32.
@@ -39,8 +40,9 @@ def log_mel(audio: jax.Array, config: LogMel) -> jax.Array:
   if audio.dtype == jnp.int16:
     audio = audio.astype(jnp.float32) * _INT16_SCALE
   frames = _frame(audio.astype(jnp.float32), config.n_fft, config.hop_length)
-  mel = jnp.einsum('btf,fm->bmt', _power_spectrum(frames), mel_filterbank(config), precision=jax.lax.Precision.HIGHEST)
-  return jnp.log(mel + _EPS)
+  power = _power_by_matmul(frames) if portable else _power_spectrum(frames)
+  mel = jnp.einsum('btf,fm->bmt', power, mel_filterbank(config), precision=jax.lax.Precision.HIGHEST)
+  return jnp.log(mel + EPS)
 
 
 def _frame(audio: jax.Array, n_fft: int, hop: int) -> jax.Array:
@@ -51,7 +53,7 @@ def _frame(audio: jax.Array, n_fft: int, hop: int) -> jax.Array:
   count = 1 + audio.shape[1] // hop
   hops_per_frame = -(-n_fft // hop)
   padded = jnp.pad(audio, ((0, 0), (n_fft // 2, hops_per_frame * hop)))
-  hops = padded[:, : (count + hops_per_frame - 1) * hop].reshape(len(audio), -1, hop)
+  hops = padded[:, : (count + hops_per_frame - 1) * hop].reshape(audio.shape[0], -1, hop)
   return jnp.concatenate([hops[:, i : i + count] for i in range(hops_per_frame)], axis=-1)[..., :n_fft]
 
 
@@ -66,12 +68,16 @@ def _hann(n_fft: int) -> np.ndarray:
   return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)  # Periodic, as librosa's.
 
 
-def _power_by_matmul(frames: jax.Array) -> jax.Array:
-  n_fft = frames.shape[-1]
+def windowed_dft(n_fft: int) -> np.ndarray:
+  """Hann window and DFT in one matrix, (n_fft, 2 * (n_fft // 2 + 1)) float32: real parts, then imaginary ones."""
   angles = 2 * np.pi / n_fft * (np.outer(np.arange(n_fft), np.arange(n_fft // 2 + 1)) % n_fft)
   window = _hann(n_fft)[:, None]
-  dft = np.concatenate([window * np.cos(angles), window * np.sin(angles)], axis=1).astype(np.float32)
-  real, imaginary = jnp.split(jnp.matmul(frames, dft, precision=jax.lax.Precision.HIGHEST), 2, axis=-1)
+  return np.concatenate([window * np.cos(angles), window * np.sin(angles)], axis=1).astype(np.float32)
+
+
+def _power_by_matmul(frames: jax.Array) -> jax.Array:
+  product = jnp.matmul(frames, windowed_dft(frames.shape[-1]), precision=jax.lax.Precision.HIGHEST)
+  real, imaginary = jnp.split(product, 2, axis=-1)
   return real**2 + imaginary**2
 
 

@@ -1,5 +1,7 @@
 """AudioNTT, the convolutional encoder of BYOL-A (Niizumi et al., arXiv 2103.06695 and 2204.07402)."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -55,6 +57,13 @@ class AudioNTT(nnx.Module):
     self.dense2 = nnx.Linear(config.width, config.width, dtype=dtype, rngs=rngs)
     self.features = config.width + (conv_features if config.concat_conv else 0)
 
+  @property
+  def layer_strides(self) -> dict[str, int]:
+    """Log-mel frames in a frame of each layer, by name, in the order of `layers`."""
+    blocks = {f'conv{number}': 2**number for number in range(1, len(self.blocks) + 1)}
+    dense = ('dense1', 'dense2', 'output') if self.concat_conv else ('dense1', 'dense2')
+    return blocks | dict.fromkeys(dense, self.frame_stride)
+
   def __call__(
     self, x: jax.Array, *, train: bool, keys: jax.Array | None = None, valid: jax.Array | None = None
   ) -> jax.Array:
@@ -73,6 +82,27 @@ class AudioNTT(nnx.Module):
     Raises:
       ValueError: training with dropout and without keys.
     """
+    *_, features = self._activations(x, train, keys, valid)
+    return features
+
+  def layers(self, x: jax.Array, *, valid: jax.Array | None = None) -> list[jax.Array]:
+    """Encodes log-mel spectrograms as `__call__` does outside of training, and returns every layer's features.
+
+    Args:
+      x: z-scored log-mel, (n, n_mels, frames).
+      valid: as of `__call__`; of a layer's frames the first `valid // stride` are an example's own.
+
+    Returns:
+      (n, frames // stride, features) for each of `layer_strides`: the convolution blocks, then the dense layers, then
+      `output`, the last block and the last dense layer side by side, if the encoder concatenates them. The last one is
+      what `__call__` returns.
+    """
+    return [_by_frame(x) if x.ndim == 4 else x for x in self._activations(x, False, None, valid)]
+
+  def _activations(
+    self, x: jax.Array, train: bool, keys: jax.Array | None, valid: jax.Array | None
+  ) -> Iterator[jax.Array]:
+    """Yields what each layer says: a block (n, mels, frames, channels), a dense layer (n, frames, features)."""
 
     def run(block: ConvBlock, x: jax.Array) -> jax.Array:
       return block(x, train=train)
@@ -85,15 +115,18 @@ class AudioNTT(nnx.Module):
         x = jnp.where(jnp.arange(x.shape[2])[:, None] < valid[:, None, None, None], x, 0)
         valid = valid // 2
       x = run(block, x)
-    n, mels, frames, channels = x.shape
-    conv = x.transpose(0, 2, 1, 3).reshape(n, frames, mels * channels)  # A frame is mel-major, channel-minor.
+      yield x
+    conv = _by_frame(x)
     x = nnx.relu(self.dense1(conv))
+    yield x
     if train and self.dropout:
       if keys is None:
         raise ValueError(f'training with a dropout rate of {self.dropout} needs keys, one an example')
       x = drop_out(x, self.dropout, keys)
     x = nnx.relu(self.dense2(x))
-    return jnp.concatenate([conv, x], axis=-1) if self.concat_conv else x
+    yield x
+    if self.concat_conv:
+      yield jnp.concatenate([conv, x], axis=-1)
 
   def pool(self, frames: jax.Array, valid: jax.Array | None = None) -> jax.Array:
     """Summarises a clip's frames, of which the first `valid` (n,) count: see `pooling.max_plus_mean`."""
@@ -112,6 +145,12 @@ class ConvBlock(nnx.Module):
     """Takes (n, mels, frames, in_channels) to (n, mels // 2, frames // 2, out_channels)."""
     x = self.norm(self.conv(x), use_running_average=not train)
     return max_pool_2x2(nnx.relu(x).astype(self.dtype))
+
+
+def _by_frame(x: jax.Array) -> jax.Array:
+  """Takes (n, mels, frames, channels) to (n, frames, mels * channels): a frame is mel-major, channel-minor."""
+  n, mels, frames, channels = x.shape
+  return x.transpose(0, 2, 1, 3).reshape(n, frames, mels * channels)
 
 
 def drop_out(x: jax.Array, rate: float, keys: jax.Array) -> jax.Array:

@@ -4,6 +4,8 @@ Pre-norm blocks and no class token. A frame's features are those of all its patc
 (Niizumi et al., arXiv 2204.12260 and 2210.14648).
 """
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,6 +69,12 @@ class ViT(nnx.Module):
     self.blocks = nnx.List([Block(width, heads, rngs=rngs, dtype=dtype) for _ in range(num_blocks)])
     self.norm = layer_norm(width, rngs=rngs, dtype=dtype)
 
+  @property
+  def layer_strides(self) -> dict[str, int]:
+    """Log-mel frames in a frame of each layer, by name, in the order of `layers`."""
+    names = ['embedding', *(f'block{number}' for number in range(1, len(self.blocks) + 1)), 'output']
+    return dict.fromkeys(names, self.frame_stride)
+
   def __call__(
     self, x: jax.Array, *, train: bool, keys: jax.Array | None = None, valid: jax.Array | None = None
   ) -> jax.Array:
@@ -86,6 +94,27 @@ class ViT(nnx.Module):
       ValueError: the clip is longer than the learned positions.
     """
     del train, keys
+    *_, features = self._activations(x, valid)
+    return features
+
+  def layers(self, x: jax.Array, *, valid: jax.Array | None = None) -> list[jax.Array]:
+    """Encodes log-mel spectrograms as `__call__` does, and returns every layer's features.
+
+    Args:
+      x: as of `__call__`.
+      valid: as of `__call__`; of a layer's frames the first `valid // frame_stride` are an example's own.
+
+    Returns:
+      (n, frames // frame_stride, features) for each of `layer_strides`: the patches' embeddings with their positions,
+      the blocks, and `output`, the last block normalised, which is what `__call__` returns. A frame is mel-major.
+
+    Raises:
+      ValueError: the clip is longer than the learned positions.
+    """
+    return list(self._activations(x, valid))
+
+  def _activations(self, x: jax.Array, valid: jax.Array | None) -> Iterator[jax.Array]:
+    """Yields what each layer says, (n, steps, features)."""
     if self.max_frames is not None and x.shape[2] > self.max_frames:
       raise ValueError(f'a clip of {x.shape[2]} frames, and learned positions for {self.max_frames}')
     x = self.embed(_patches(x, self.mel_patches, self.frame_stride))
@@ -94,11 +123,13 @@ class ViT(nnx.Module):
     positions = self.positions[:steps] if learned else sincos_positions(steps, mel_patches, width)
     # Time-major, so that an example's own tokens come first.
     x = (x + positions.astype(self.dtype)).reshape(n, steps * mel_patches, width)
+    yield x.reshape(n, steps, self.features)
     tokens = None if valid is None else jnp.maximum(valid // self.frame_stride, 1) * mel_patches
     run = nnx.remat(Block.__call__) if self.remat else Block.__call__
     for block in self.blocks:
       x = run(block, x, tokens)
-    return self.norm(x).astype(self.dtype).reshape(n, steps, self.features)
+      yield x.reshape(n, steps, self.features)
+    yield self.norm(x).astype(self.dtype).reshape(n, steps, self.features)
 
   def pool(self, frames: jax.Array, valid: jax.Array | None = None) -> jax.Array:
     """Summarises a clip's frames, of which the first `valid` (n,) count: see `pooling.mean`."""

@@ -91,6 +91,19 @@ def test_a_padded_example_has_the_features_that_it_has_alone(frames):
   np.testing.assert_allclose(together[:, : frames // 8], alone, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize('concat_conv', [False, True])
+def test_layers_are_the_blocks_and_dense_layers_up_to_the_output(concat_conv):
+  model = encoder(config.AudioNTT(conv_channels=8, width=24, concat_conv=concat_conv))
+  x = spectrograms((2, 16, 96))
+  layers = dict(zip(model.layer_strides, nnx.jit(AudioNTT.layers)(model, x), strict=True))
+  assert list(layers) == ['conv1', 'conv2', 'conv3', 'dense1', 'dense2'] + ['output'] * concat_conv
+  assert [layer.shape for layer in layers.values()][:4] == [(2, 48, 64), (2, 24, 32), (2, 12, 16), (2, 12, 24)]
+  assert [96 // layer.shape[1] for layer in layers.values()] == list(model.layer_strides.values())
+  output = jnp.concatenate([layers['conv3'], layers['dense2']], -1) if concat_conv else layers['dense2']
+  np.testing.assert_array_equal(list(layers.values())[-1], output)
+  np.testing.assert_allclose(output, encode(model, x), rtol=1e-5, atol=1e-6)
+
+
 def test_evaluation_does_not_touch_the_state_and_training_averages_the_statistics():
   model = encoder(config.AudioNTT(conv_blocks=1, conv_channels=8, width=24))
   x = 3 + spectrograms((32, 16, 96))

@@ -145,6 +145,19 @@ def test_a_padded_example_has_the_features_that_it_has_alone(frames):
   np.testing.assert_allclose(clip, model.pool(alone), rtol=1e-5, atol=1e-5)
 
 
+def test_layers_are_the_embedding_and_each_block_up_to_the_output():
+  model = encoder()
+  x = spectrograms((2, N_MELS, 48))
+  layers = nnx.jit(ViT.layers)(model, x)
+  assert list(model.layer_strides.items()) == [(name, 8) for name in ('embedding', 'block1', 'block2', 'output')]
+  assert [layer.shape for layer in layers] == [(2, 6, model.features)] * 4
+  tokens = layers[0].reshape(2, 12, 16)
+  for block, layer in zip(model.blocks, layers[1:3], strict=True):
+    tokens = block(tokens, None)
+    np.testing.assert_allclose(tokens.reshape(layer.shape), layer, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(layers[-1], encode(model, x), rtol=1e-5, atol=1e-5)
+
+
 def test_learned_positions_end_with_the_training_crop():
   model = encoder('learned', max_frames=50)
   assert model.max_frames == 55  # Six patches, and a rest that is dropped.

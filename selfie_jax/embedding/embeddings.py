@@ -7,6 +7,7 @@ vector does not depend on the clips beside it, on their order or on their number
 
 import dataclasses
 import functools
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 
@@ -134,14 +135,11 @@ def log_mel_statistics(x: jax.Array, frames: jax.Array) -> jax.Array:
   return jnp.concatenate([mean, jnp.sqrt(variance)], axis=-1)
 
 
-def log_mel_mean_and_std(
+def log_mel_moments(
   clips: Iterable[np.ndarray], config: LogMel, *, min_samples: int, max_samples: int | None = None
-) -> tuple[float, float]:
-  """Returns the mean and the standard deviation of all log-mel values of `clips`, without padding, for z-scoring."""
-  [moments] = represent(clips, [_log_mel_moments], config, min_samples=min_samples, max_samples=max_samples)
-  count, total, total_of_squares = moments.astype(np.float64).sum(0)
-  mean = total / count
-  return float(mean), float(np.sqrt(max(0.0, total_of_squares / count - mean**2)))
+) -> np.ndarray:
+  """Returns the number, the sum and the sum of squares of each clip's log-mel values, (clips, 3), without padding."""
+  return represent(clips, [_log_mel_moments], config, min_samples=min_samples, max_samples=max_samples)[0]
 
 
 @jax.jit
@@ -163,6 +161,15 @@ def _encode(
   x = x[..., : encoder.max_frames]  # Only padding can be beyond: `check_length` is for clips.
   features = encoder((x - mean) / std, train=False, valid=frames)
   return encoder.pool(features, frames // encoder.frame_stride)
+
+
+def digest(encoder: Encoder) -> str:
+  """Returns the SHA-256 of an encoder's weights and batch statistics, in hexadecimal."""
+  found = hashlib.sha256()
+  for path, leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(encoder))):
+    values = np.asarray(leaf)
+    found.update(f'{jax.tree_util.keystr(path)} {values.dtype} {values.shape}\n'.encode() + values.tobytes())
+  return found.hexdigest()
 
 
 def check_length(encoder: Encoder, samples: int, config: LogMel, what: str) -> None:

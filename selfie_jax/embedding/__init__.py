@@ -1,0 +1,1 @@
+"""From audio to vectors, by an encoder that is trained: what evaluations read, and what people use."""
