@@ -28,6 +28,6 @@ def get_config() -> ml_collections.ConfigDict:
       'objective': {'invariance': 5.0},
       'optimizer': {'learning_rate': 3e-4, 'warmup_steps': 20},
       'checkpoint': {'every_steps': 100},
-      'log': {'every_steps': 20},
+      'log': {'every_steps': 20, 'health_every_steps': 100},
     }
   )

@@ -28,6 +28,7 @@ from selfie_jax.terminal import console
 from selfie_jax.training import mesh as mesh_lib
 from selfie_jax.training.checkpointing import checkpoints
 from selfie_jax.training.checkpointing.ownership import Owner
+from selfie_jax.training.health import make_health_step
 from selfie_jax.training.monitoring.monitor import Monitor
 from selfie_jax.training.optimizer import make_optimizer
 from selfie_jax.training.processes import cluster
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str]) -> int:
         process_count=jax.process_count(),
       )
       train_step = compilation.compile_step(make_train_step(config, optimizer, mesh, data), template, config, mesh)
+      health_step = make_health_step(config, mesh, data)
 
       # --------------------------------------------------------- loop
       stopped = False
@@ -96,11 +98,14 @@ def main(arguments: Sequence[str]) -> int:
           with monitor.waiting_for_data():
             batch = next(clips)
           # Dispatch does not wait for the device, so the next batch is read and sent while this step is computed.
-          state, metrics = train_step(state, mesh_lib.to_devices(batch['audio'], mesh_lib.batch_sharding(mesh)))
+          audio = mesh_lib.to_devices(batch['audio'], mesh_lib.batch_sharding(mesh))
+          state, metrics = train_step(state, audio)
           if monitor.report_due(step - 1):
             owner.check()
             monitor.flush()
           monitor.add(step, metrics, batch['damaged'])
+          if monitor.health_due(step):
+            monitor.add_health(step, health_step(state, audio))
           watchdog.beat()
 
           stopped = stop.stop_after(step) and step < config.steps

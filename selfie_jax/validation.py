@@ -123,6 +123,7 @@ def _validate_numbers(config: Config) -> None:
     'checkpoint.keep_every': config.checkpoint.keep_every,
     'checkpoint.keep_best': config.checkpoint.keep_best,
     'watchdog_minutes': config.watchdog_minutes,
+    'log.health_every_steps': config.log.health_every_steps,
   }
   for name, value in at_least_zero.items():
     if value < 0:

@@ -53,7 +53,7 @@ def get_config():
       'optimizer': {{'name': 'adamw', 'learning_rate': 1e-3, 'weight_decay': 0.01, 'warmup_steps': 2}},
       'checkpoint': {{'every_steps': {save_every}}},
       'cluster': {{'heartbeat_seconds': 20, 'join_minutes': 0.5, 'barrier_minutes': 1.0}},
-      'log': {{'every_steps': 1, 'tensorboard': False}},
+      'log': {{'every_steps': 1, 'health_every_steps': 7, 'tensorboard': False}},
     }}
   )
 """

@@ -18,6 +18,17 @@ from selfie_jax.training import mesh as mesh_lib
 Encoder = AudioNTT | ViT
 
 
+@dataclasses.dataclass(frozen=True)
+class LoadedEncoder:
+  """An encoder and what its input must look like: log-mel by `config.log_mel`, z-scored with `mean` and `std`."""
+
+  encoder: Encoder
+  config: Config
+  mean: float
+  std: float
+  step: int | None  # None: unknown, of imported weights.
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:

@@ -21,7 +21,7 @@ def get_config():
       'projector': {'hidden_width': 32, 'output_width': 24},
       'optimizer': {'name': 'adamw', 'learning_rate': 1e-3, 'weight_decay': 0.01, 'warmup_steps': 2},
       'checkpoint': {'every_steps': 4},
-      'log': {'every_steps': 2},
+      'log': {'every_steps': 2, 'health_every_steps': 4},
     }
   )
 """

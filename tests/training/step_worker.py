@@ -10,9 +10,11 @@ import jax
 import numpy as np
 
 from selfie_jax import config as config_lib
+from selfie_jax import health
 from selfie_jax.models import vit
 from selfie_jax.training import mesh as mesh_lib
 from selfie_jax.training.checkpointing.checkpoints import DataState
+from selfie_jax.training.health import make_health_step
 from selfie_jax.training.optimizer import make_optimizer
 from selfie_jax.training.programs import hlo
 from selfie_jax.training.state import abstract_state, init_state
@@ -21,7 +23,7 @@ from selfie_jax.training.step import make_train_step
 vit.SIZES['of two blocks'] = (96, 2, 3)  # Twelve would be compiled for half a minute.
 
 
-def run(devices, steps, groups, config):
+def run(devices, steps, groups, config, measure_health):
   config = config_lib.from_mapping(config_lib.Config, config)
   optimizer = make_optimizer(config)
   mesh = mesh_lib.make_mesh(config.mesh.fsdp, jax.devices()[:devices])
@@ -31,17 +33,21 @@ def run(devices, steps, groups, config):
   state = jax.jit(lambda: init_state(config, optimizer), out_shardings=shardings)()
   rows = mesh_lib.batch_sharding(mesh)
   clips = jax.ShapeDtypeStruct((config.batch_size, config.crop_samples), np.int16, sharding=rows)
-  step = make_train_step(config, optimizer, mesh, DataState('', -5.0, 4.0, groups)).lower(template, clips).compile()
+  data = DataState('', -5.0, 4.0, groups)
+  step = make_train_step(config, optimizer, mesh, data).lower(template, clips).compile()
   rng = np.random.default_rng(0)
   lines = []
   for _ in range(steps):
     pitch = rng.uniform(0.01, 1.0, (config.batch_size, 1))
     audio = np.sin(pitch * np.arange(config.crop_samples)) * rng.uniform(100, 10_000, (config.batch_size, 1))
-    state, metrics = step(state, mesh_lib.to_devices(audio.astype(np.int16), rows))
+    audio = mesh_lib.to_devices(audio.astype(np.int16), rows)
+    state, metrics = step(state, audio)
     lines.append({name: float(value) for name, value in metrics.items()})
+  representations = make_health_step(config, mesh, data)(state, audio) if measure_health else None
   memory = step.memory_analysis()
   return {
     'metrics': lines,
+    'health': health.summarize(*np.asarray(representations)) if measure_health else {},
     'cut': sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state)),
     'argument_bytes': memory.argument_size_in_bytes,
     'temporary_bytes': memory.temp_size_in_bytes,

@@ -320,7 +320,7 @@ def test_the_newest_some_and_the_best_stay(run):
   config = dataclasses.replace(run.config, checkpoint=settings)
   (run.workdir / 'eval').mkdir()
   scores = run.workdir / 'eval/scores.jsonl'
-  lines = [{'step': 2, 'mean_accuracy': 1.0}, {'step': 4, 'mean_accuracy': 0.9}, {'step': 12, 'mean_accuracy': 0.2}]
+  lines = [{'step': 2, 'mean_score': 1.0}, {'step': 4, 'mean_score': 0.9}, {'step': 12, 'mean_score': 0.2}]
   scores.write_text('\n'.join(map(json.dumps, lines)) + '\n{"step": 8, "mean_acc')  # A step that is gone; a torn line.
   state, data = run.restore()
   with checkpoints.open_manager(run.workdir, config) as manager:
@@ -329,7 +329,7 @@ def test_the_newest_some_and_the_best_stay(run):
       checkpoints.save(manager, step, state, data, config)
       checkpoints.save(manager, step, state, data, config)  # As a stop right after a save would.
   assert checkpoint_steps(run.workdir) == [4, 8, 16, 17]
-  assert retention.read_scores(scores) == {2: 1.0, 4: 0.9, 12: 0.2}
+  assert retention.mean_scores(run.workdir) == {2: 1.0, 4: 0.9, 12: 0.2}
 
 
 def test_the_clock_makes_a_save_due_only_where_a_report_is(monkeypatch):

@@ -138,7 +138,7 @@ def test_a_signal_is_heard_inside_of_a_long_call_of_c_and_while_modules_are_impo
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=20)[1]
     assert process.returncode == 75
-    assert errors == 'told to stop before a step was taken: nothing to save, start me again\n'
+    assert errors == 'told to stop, and there is nothing to save: start me again\n'
 
 
 STEPS = """

@@ -42,12 +42,16 @@ CASES = {  # Devices, groups of rows that have a variance, config.
   'vit, fsdp 2': (2, 1, VIT | {'mesh': {'fsdp': 2}}),
   'vit, bfloat16': (2, 1, VIT | {'compute_dtype': 'bfloat16'}),
 }
+MEASURED = ('cnn', 'cnn, fsdp 4', 'vit', 'vit, fsdp 2')
 
 
 @pytest.fixture(scope='module')
 def runs():
   keys = ('devices', 'groups', 'config')
-  cases = [dict(zip(keys, case, strict=True)) | {'steps': STEPS} for case in CASES.values()]
+  cases = [
+    dict(zip(keys, case, strict=True)) | {'steps': STEPS, 'measure_health': name in MEASURED}
+    for name, case in CASES.items()
+  ]
   output = run_python('-m', 'tests.training.step_worker', devices=8, input=json.dumps(cases), timeout=600).stdout
   return dict(zip(CASES, json.loads(output), strict=True))
 
@@ -62,6 +66,13 @@ def assert_same_steps(ours, theirs):
 
 def test_the_steps_are_the_same_on_a_mesh_of_both_axes(runs):
   assert_same_steps(runs['cnn, fsdp 4'], runs['cnn'])
+
+
+def test_the_health_of_the_representations_is_the_same_on_a_mesh_of_both_axes(runs):
+  for one, several in (MEASURED[:2], MEASURED[2:]):
+    ours, theirs = runs[several]['health'], runs[one]['health']
+    assert 1 < theirs['rankme'] < 32
+    assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
 
 
 def test_the_groups_of_a_per_device_variance_are_kept_on_other_devices(runs):

@@ -55,6 +55,18 @@ def assert_bitwise_equal(ours, theirs):
     np.testing.assert_array_equal(a, b, err_msg=str(path))
 
 
+HEALTH = ('rankme', 'alignment', 'uniformity', 'dead_dimensions', 'mean_correlation')
+HEALTH += tuple(f'representation_std_{name}' for name in ('min', 'median', 'max'))
+
+
+def assert_same_steps(workdir, other, rel):
+  """The health of a few clips' representations feels a rounding of the weights more than the loss of a batch does."""
+  for ours, theirs in zip(numbers(workdir), numbers(other), strict=True):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+      assert ours[name] == pytest.approx(theirs[name], rel=0.01 if name in HEALTH else rel), name
+
+
 def numbers(workdir):
   """The metrics lines without what the clock decides."""
   return [
@@ -132,8 +144,7 @@ def test_a_run_resumed_on_another_number_of_devices_keeps_its_loss(config_file, 
   code, errors = train(config_file, dataset, workdir, devices=1)
   assert code == 0, errors
   assert 'resuming after step 4' in errors
-  for ours, theirs in zip(numbers(workdir), numbers(run_on_four_devices), strict=True):
-    assert ours == pytest.approx(theirs, rel=1e-3)
+  assert_same_steps(workdir, run_on_four_devices, rel=1e-3)
 
 
 def start_processes(config_file, dataset, workdir, num_processes, devices):
@@ -163,8 +174,7 @@ def test_a_run_goes_from_two_processes_to_one_to_four_and_takes_the_same_steps(
       processes[-1].send_signal(signal.SIGTERM)  # The others hear of it from this one.
     outputs = [process.communicate(timeout=300)[1] for process in processes]
     assert {process.returncode for process in processes} == {75 if told_after else 0}, outputs
-  for ours, theirs in zip(numbers(workdir), numbers(run_on_four_devices), strict=True):
-    assert ours == pytest.approx(theirs, rel=1e-4)
+  assert_same_steps(workdir, run_on_four_devices, rel=1e-4)
 
 
 def test_a_run_whose_parameters_are_cut_over_devices_resumes_on_another_mesh(
@@ -178,8 +188,7 @@ def test_a_run_whose_parameters_are_cut_over_devices_resumes_on_another_mesh(
   code, errors = train(config_file, dataset, workdir, '--config.mesh.fsdp=1', devices=2)
   assert code == 0, errors
   assert 'resuming after step 4' in errors
-  for ours, theirs in zip(numbers(workdir), numbers(run_on_four_devices), strict=True):
-    assert ours == pytest.approx(theirs, rel=1e-3)
+  assert_same_steps(workdir, run_on_four_devices, rel=1e-3)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(config_file, dataset, tmp_path):

@@ -30,7 +30,7 @@ from selfie_jax.training.checkpointing.retention import make_policy
 from selfie_jax.training.checkpointing.saving import check_space, failures_named, tracebacks_hidden, wait_for_others
 from selfie_jax.training.checkpointing.verified import Reader, find_steps, move_aside, newest_verified
 from selfie_jax.training.processes import cluster
-from selfie_jax.training.state import Encoder, TrainState, build_encoder, split_model
+from selfie_jax.training.state import LoadedEncoder, TrainState, build_encoder, split_model
 
 # A run may be resumed with other values of these: but for rounding, none changes a number.
 _FREE_KEYS = (
@@ -238,15 +238,8 @@ def _differences(saved: dict[str, Any], given: dict[str, Any], prefix: tuple[str
   return found
 
 
-@dataclasses.dataclass(frozen=True)
-class LoadedEncoder:
-  """An encoder and what its input must look like: log-mel by `config.log_mel`, z-scored with `mean` and `std`."""
-
-  encoder: Encoder
-  config: Config
-  mean: float
-  std: float
-  step: int
+class NoSuchStepError(UserError):
+  """A run has no checkpoint of that step. Of several processes, all find the same."""
 
 
 def load_encoder(workdir: PathLike, step: int | None = None) -> LoadedEncoder:
@@ -257,7 +250,8 @@ def load_encoder(workdir: PathLike, step: int | None = None) -> LoadedEncoder:
     step: which checkpoint; None for the newest that verifies.
 
   Raises:
-    UserError: no such folder, no checkpoint in it, not the one asked for, or a damaged one.
+    UserError: no such folder, no checkpoint in it, or a damaged one.
+    NoSuchStepError: not the one asked for.
   """
   folder = _folder(workdir)
   if not folder.exists():
@@ -268,8 +262,9 @@ def load_encoder(workdir: PathLike, step: int | None = None) -> LoadedEncoder:
     if found is None:
       raise UserError(f'{folder} holds no finished checkpoint yet')
     return found.content
-  if step not in (steps := find_steps(folder)):
-    raise UserError(f'{folder} has no checkpoint {step}; it has {", ".join(map(str, sorted(steps)))}')
+  # The others may look later, when the run has deleted it.
+  if step not in (steps := cluster.of_first_process(find_steps(folder))):
+    raise NoSuchStepError(f'{folder} has no checkpoint {step}; it has {", ".join(map(str, sorted(steps)))}')
   try:
     return _read_encoder(reader, step)
   except DamagedError as error:

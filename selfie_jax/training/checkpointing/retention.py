@@ -8,9 +8,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from selfie_jax.config import Checkpoint
 from selfie_jax.terminal import console
-from selfie_jax.training.monitoring.lines import parse_lines
-
-_SCORES = 'eval/scores.jsonl'  # One object a checkpoint, by the evaluation job.
+from selfie_jax.training.monitoring.lines import SCORES, read_scores
 
 
 def make_policy(workdir: epath.Path, settings: Checkpoint) -> checkpoint_managers.PreservationPolicy:
@@ -19,7 +17,7 @@ def make_policy(workdir: epath.Path, settings: Checkpoint) -> checkpoint_manager
   if settings.keep_every:
     policies.append(checkpoint_managers.EveryNSteps(settings.keep_every))
   if settings.keep_best:
-    policies.append(_Best(workdir / _SCORES, settings.keep_best))
+    policies.append(_Best(workdir, settings.keep_best))
   return checkpoint_managers.AnyPreservationPolicy(policies)
 
 
@@ -29,8 +27,8 @@ class _Best:
   Orbax's own policy of this kind wants the scores when it saves; here another job finds them, later.
   """
 
-  def __init__(self, scores: epath.Path, count: int) -> None:
-    self._scores = scores
+  def __init__(self, workdir: epath.Path, count: int) -> None:
+    self._workdir = workdir
     self._count = count
 
   def should_preserve(
@@ -42,17 +40,18 @@ class _Best:
     """Says of each checkpoint whether it stays."""
     del context
     try:
-      scores = read_scores(self._scores)
+      scores = mean_scores(self._workdir)
     except Exception as error:  # Each store has its own. What cannot be read now may name any of them.
-      console.print(f'cannot read {self._scores} ({type(error).__name__}: {error}): no checkpoint is deleted now')
+      console.print(
+        f'cannot read {self._workdir / SCORES} ({type(error).__name__}: {error}): no checkpoint is deleted now'
+      )
       return [True] * len(checkpoints)
     scored = [checkpoint.step for checkpoint in checkpoints if checkpoint.step in scores]
     best = set(sorted(scored, key=lambda step: (scores[step], step))[-self._count :])
     return [checkpoint.step in best for checkpoint in checkpoints]
 
 
-def read_scores(path: epath.Path) -> dict[int, float]:
-  """Returns the mean accuracy of each checkpoint that has been evaluated, {} if none has. Broken lines do not count."""
-  lines = parse_lines(path.read_bytes()) if path.exists() else ()
-  scores = {line['step']: line.get('mean_accuracy') for _, line in lines}
+def mean_scores(workdir: epath.Path) -> dict[int, float]:
+  """Returns the mean score of each checkpoint that has been evaluated, {} if none has."""
+  scores = {step: line.get('mean_score') for step, line in read_scores(workdir).items()}
   return {step: score for step, score in scores.items() if isinstance(score, (int, float)) and not math.isnan(score)}

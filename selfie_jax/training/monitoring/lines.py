@@ -1,4 +1,4 @@
-"""A file of JSON lines that a run adds to, step by step, and goes on with when it is started again."""
+"""Files of JSON lines, each of a step: those that a run adds to, and the scores that its evaluation finds."""
 
 import json
 import os
@@ -6,8 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from selfie_jax.errors import UserError
 from selfie_jax.files import write_atomically
+
+# Of a workdir: one object a checkpoint that has been evaluated, with its `step`, its `mean_score` over the tasks and
+# their `scores`, by name. The evaluation job writes it; the training job and the launchers read it, too.
+SCORES = 'eval/scores.jsonl'
 
 
 class JsonLines:
@@ -48,6 +54,15 @@ class JsonLines:
       os.fsync(file.fileno())
 
 
+def read_scores(workdir: epath.Path) -> dict[int, dict[str, Any]]:
+  """Returns the lines of a workdir's scores by step, {} if there are none. Broken lines do not count."""
+  path = workdir / SCORES
+  try:
+    return {line['step']: line for _, line in parse_lines(path.read_bytes())}
+  except FileNotFoundError:
+    return {}
+
+
 def _lines_until(data: bytes, last_step: int) -> Iterator[tuple[bytes, dict[str, Any]]]:
   """Yields the lines, each with what it says, up to that step, but not what a killed process left of one."""
   before = -1
@@ -64,5 +79,5 @@ def parse_lines(data: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
       line = json.loads(text)
     except ValueError:
       continue
-    if isinstance(line, dict) and isinstance(line.get('step'), int):
+    if isinstance(line, dict) and type(line.get('step')) is int:
       yield text, line

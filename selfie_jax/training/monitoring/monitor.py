@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import jax
 from etils import epath
 
+from selfie_jax import health
 from selfie_jax.config import Config
 from selfie_jax.errors import UserError
 from selfie_jax.objective.off_diagonal import covariance_route
@@ -50,6 +51,7 @@ class Monitor:
     self._config = config
     self._program = program
     self._pending: list[tuple[int, Metrics]] = []
+    self._representations: dict[int, jax.Array] = {}
     self._in_flight: collections.deque[jax.Array] = collections.deque()
     self._collapse_reported = False
     self._damaged = 0  # Clips, on this host, since the last step that was reported.
@@ -113,6 +115,20 @@ class Monitor:
     """True where the metrics of update `step` are to be written."""
     return step % self._config.log.every_steps == 0 or step == self._config.steps
 
+  def health_due(self, step: int) -> bool:
+    """True where the health of the representations after update `step` is to be told with its metrics.
+
+    That is at the first line that is written at or after each multiple of `log.health_every_steps`.
+    """
+    log = self._config.log
+    return (
+      0 < log.health_every_steps <= step and self.report_due(step) and step % log.health_every_steps < log.every_steps
+    )
+
+  def add_health(self, step: int, representations: jax.Array) -> None:
+    """Remembers two views' representations (2, n, features) after update `step`; follows `add`."""
+    self._representations[step] = representations
+
   def flush(self, *, before_save: bool = False) -> None:
     """Waits for all metrics added so far, checks that they are finite, and writes those that are due.
 
@@ -135,11 +151,21 @@ class Monitor:
           'optimizer.clip_norm'
         )
       if self.report_due(step):
-        self._report(step, {name: float(value) for name, value in metrics.items()})
+        self._report(step, {name: float(value) for name, value in metrics.items()} | self._health(step))
     if before_save:
       self._write_all(fetched[-1][0] if fetched else None)
     elif self._mirror:
       self._mirror.upload_if_due()
+
+  def _health(self, step: int) -> dict[str, float]:
+    """Returns the health of the representations after update `step`, where it is due."""
+    if step not in self._representations:
+      return {}
+    views = jax.device_get(self._representations.pop(step))
+    if self._tensorboard:
+      self._tensorboard.write_health(step, views[0])
+    # Process 0 alone writes, and an SVD for nothing takes time.
+    return health.summarize(*views) if self._mirror else {}
 
   def _write_all(self, step: int | None) -> None:
     """Puts on disk, and into the object store, what is known up to the checkpoint of `step`."""

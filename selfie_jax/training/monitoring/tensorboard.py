@@ -5,9 +5,11 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 from etils import epath
 from tensorboard.compat.proto.event_pb2 import Event
 
+from selfie_jax import health
 from selfie_jax.data.tfrecord import DamagedRecordError, frame, scan
 from selfie_jax.errors import UserError
 from selfie_jax.files import list_files, write_atomically
@@ -37,6 +39,18 @@ class TensorBoard:
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes scalars. They are in the file after `flush`."""
     self._do(self._writer.write_scalars, step, scalars)
+
+  def write_health(self, step: int, representations: np.ndarray) -> None:
+    """Writes a picture of the correlations between dimensions (blue -1, white 0, red 1), and their standard deviations.
+
+    Args:
+      step: of the run.
+      representations: (n, features); 128 evenly spaced features are in the picture.
+    """
+    matrix = np.kron(health.thinned(health.correlation(representations)), np.ones((3, 3)))
+    red_green_blue = np.stack([1 + np.minimum(matrix, 0), 1 - np.abs(matrix), 1 - np.maximum(matrix, 0)], axis=-1)
+    self._do(self._writer.write_images, step, {'correlation': np.clip(red_green_blue, 0, 1)})
+    self._do(self._writer.write_histograms, step, {'representation_std': representations.std(axis=0)})
 
   def flush(self) -> None:
     """Waits until all that was written is in the file."""

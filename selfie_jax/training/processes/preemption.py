@@ -23,7 +23,7 @@ from selfie_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, ClusterError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _AWAITED_SECONDS = 25.0  # To come to the roll call and pass the signal on; a cluster gives 30 s or more.
-_NOTHING_LOST = 'told to stop before a step was taken: nothing to save, start me again'
+_NOTHING_LOST = 'told to stop, and there is nothing to save: start me again'
 
 
 class Others(Protocol):
