@@ -12,7 +12,7 @@ import numpy as np
 import rich.table
 
 from selfie_jax.errors import ArgumentParser, UserError, run_command
-from selfie_jax.evaluation.report import HEADINGS
+from selfie_jax.evaluation.reporting.results import HEADINGS, headline
 from selfie_jax.terminal import results as stdout
 
 
@@ -20,8 +20,8 @@ def main(arguments: Sequence[str]) -> None:
   """Runs the command."""
   parser = ArgumentParser(description=__doc__)
   parser.add_argument('runs', nargs='+', type=Path)
-  results = [read_tasks(run) for run in parser.parse_args(arguments).runs]
-  runs = [accuracies(tasks) for tasks in results]
+  results = [read_results(run) for run in parser.parse_args(arguments).runs]
+  runs = [scores(found) for found in results]
   table = rich.table.Table(title=f'Test accuracy in %, mean and spread over {len(runs)} seeds', title_justify='left')
   table.add_column('task')
   for heading in (*HEADINGS.values(), 'trained -\nuntrained'):
@@ -32,28 +32,29 @@ def main(arguments: Sequence[str]) -> None:
   for task in runs[0]:
     *_, differences = columns(runs, task)
     if np.mean(differences) < 0:
-      line = f'{task}: the trained encoder is below the untrained one. {results[0][task]["caveat"]}'
+      line = f'{task}: the trained encoder is below the untrained one. {results[0]["tasks"][task]["caveat"]}'
       stdout.print(line.rstrip(), markup=False)
 
 
-def read_tasks(run: Path) -> dict[str, dict[str, Any]]:
-  """Returns the `tasks` of a run's results.json."""
+def read_results(run: Path) -> dict[str, Any]:
+  """Returns what a run's results.json holds."""
   path = run / 'eval' / 'results.json'
   if not path.is_file():
     raise UserError(f'{path} is not there: evaluate the run first')
-  return json.loads(path.read_text())['tasks']
+  return json.loads(path.read_text())
 
 
-def accuracies(tasks: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-  """Returns task -> representation -> accuracy in percent."""
+def scores(results: dict[str, Any]) -> dict[str, dict[str, float]]:
+  """Returns task -> representation -> the headline readout's score in percent."""
+  readout = headline(results)
   return {
-    name: {key: 100 * value['accuracy'] for key, value in task['representations'].items()}
-    for name, task in tasks.items()
+    name: {key: 100 * value['score'] for key, value in task['readouts'][readout]['representations'].items()}
+    for name, task in results['tasks'].items()
   }
 
 
 def columns(runs: Sequence[dict[str, dict[str, float]]], task: str) -> list[list[float]]:
-  """Returns the table's cells of `task` (or of the mean over tasks), each a list with one accuracy a seed."""
+  """Returns the table's cells of `task` (or of the mean over tasks), each a list with one score a seed."""
 
   def of_run(run: dict[str, dict[str, float]], representation: str) -> float:
     tasks = list(run) if task == 'mean' else [task]

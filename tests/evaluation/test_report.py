@@ -5,48 +5,83 @@ import numpy as np
 import pytest
 import rich.console
 
-from selfie_jax.config import Evaluation, Objective, Task
-from selfie_jax.evaluation import pictures, report
-from selfie_jax.evaluation.probe import ProbeResult
-from selfie_jax.evaluation.protocol import LOG_MEL_STATISTICS, TRAINED, UNTRAINED, SplitResult
+from selfie_jax.config import Evaluation, Task
+from selfie_jax.evaluation.protocol import LOG_MEL_STATISTICS, TRAINED, UNTRAINED, TaskResult
+from selfie_jax.evaluation.readouts.prediction import Prediction
+from selfie_jax.evaluation.reporting import results as report
+from selfie_jax.evaluation.reporting.table import print_table
 from selfie_jax.evaluation.tasks.folder import LabelledFolder, Split
 
-PNG = b'\x89PNG'
+SPLIT = Split(np.arange(60), np.arange(60, 80), np.arange(80, 120))
 
 
-def results_of(tmp_path, names=(LOG_MEL_STATISTICS, UNTRAINED, TRAINED), misses=10):
+def folder_of(name, labels, classes, splits=(SPLIT,)):
+  return LabelledFolder(name, name.title(), (), labels, classes, splits, 2.0, 1e-3, 'fingerprint')
+
+
+def results_of(tmp_path, names=(LOG_MEL_STATISTICS, UNTRAINED, TRAINED), misses=10, readouts=('linear',)):
   """Two tasks of 40 test clips; the trained encoder misses 10 of them, the others 20."""
   labels = np.arange(120) % 2
-  split = Split(np.arange(60), np.arange(60, 80), np.arange(80, 120))
   tasks = {}
   for task in ('first', 'second'):
-    folder = LabelledFolder(task, (), labels, ('no', 'yes'), (split,))
-    probes = {}
+    found = {}
     for name in names:
-      predictions = np.tile(labels[split.test], (3, 1))
+      predictions = np.tile(labels[SPLIT.test], (3, 1))
       predictions[:, : misses if name == TRAINED else 20] ^= 1
-      probes[name] = ProbeResult(predictions, 1e-3, np.full(3, 0.5), np.full(3, 9))
-    settings = Task(task, f'data/{task}', caveat='It is known why.')
-    tasks[task] = report.summarize_task(folder, [SplitResult(-6.0, 4.0, probes, np.zeros((40, 2)))], settings)
-  return report.summarize(tmp_path, 1_234, Evaluation(), tasks)
+      found[name] = [Prediction(predictions, {'learning_rate': 1e-3})]
+    folder = folder_of(task, labels, ('no', 'yes'))
+    result = TaskResult(folder, dict.fromkeys(readouts, found), -6.0, 4.0, np.zeros((120, 2)), None)
+    tasks[task] = report.summarize_task(result, Task(task, f'data/{task}', caveat='It is known why.'))
+  evaluation = Evaluation(readouts=tuple(name for name in readouts if not name.endswith('_shots')))
+  return report.summarize(tmp_path, 1_234, evaluation, tasks)
 
 
 def printed(results, width=140):
   stream = io.StringIO()
-  report.print_table(results, rich.console.Console(file=stream, width=width))
+  print_table(results, rich.console.Console(file=stream, width=width))
   return stream.getvalue()
 
 
 def test_the_summary_is_what_the_predictions_say(tmp_path):
   results = results_of(tmp_path)
   first = results['tasks']['first']
-  assert list(first['representations']) == ['majority', 'log_mel_statistics', 'untrained', 'trained']
-  assert first['representations']['trained']['accuracy'] == 0.75
-  assert first['representations']['trained']['accuracies'] == (0.75,) * 3
-  assert first['difference']['accuracy'] == 0.25
-  assert first['splits'][0]['probes']['trained']['learning_rate'] == 1e-3
-  assert results['mean']['representations']['untrained']['accuracy'] == 0.5
-  assert results['mean']['difference'] == {'accuracy': 0.25}  # Tasks may share clips: no interval.
+  linear = first['readouts']['linear']
+  assert list(linear['representations']) == ['majority', 'log_mel_statistics', 'untrained', 'trained']
+  assert linear['representations']['trained']['score'] == 0.75
+  assert linear['representations']['trained']['scores'] == (0.75,) * 3
+  assert linear['difference']['score'] == 0.25
+  assert linear['details']['trained'] == [{'learning_rate': 1e-3}]
+  assert first['metric'] == 'accuracy'
+  assert first['clips'] == [{'train': 60, 'valid': 20, 'test': 40}]
+  assert results['mean']['linear']['representations']['untrained']['score'] == 0.5
+  assert results['mean']['linear']['difference'] == {'score': 0.25}  # Tasks may share clips: no interval.
+
+
+def test_the_confusion_matrix_counts_clips_over_folds_and_averages_seeds():
+  labels = np.arange(6) % 3
+  folds = (Split(np.arange(3), np.arange(0), np.arange(3, 6)), Split(np.arange(3, 6), np.arange(0), np.arange(3)))
+  folder = folder_of('three', labels, ('a', 'b', 'c'), folds)
+  found = [Prediction(np.array([[0, 1, 2], [0, 2, 2]]), {}), Prediction(np.array([[0, 1, 0], [0, 1, 0]]), {})]
+  assert report.confusion(found, folder) == [[2, 0, 0], [0, 1.5, 0.5], [1, 0, 1]]
+
+
+def test_a_task_of_several_labels_has_a_mean_average_precision_and_no_confusion(tmp_path):
+  labels = np.random.default_rng(0).random((120, 3)) < 0.5
+  scores = np.tile(labels[SPLIT.test].astype(float), (2, 1, 1))
+  folder = folder_of('tags', labels, ('a', 'b', 'c'))
+  found = {TRAINED: [Prediction(scores, {})]}
+  summary = report.summarize_task(TaskResult(folder, {'linear': found}, 0, 1, np.zeros((120, 2)), None), Task('tags'))
+  assert summary['metric'] == 'mean_average_precision'
+  assert summary['readouts']['linear']['representations']['trained']['score'] == pytest.approx(1)
+  assert summary['confusion'] is None
+  results = report.summarize(tmp_path, None, Evaluation(), {'tags': summary})
+  assert results['mean']['linear']['representations']['trained']['macro_f1'] is None
+  assert 'Test mAP in %' in printed(results)
+
+
+def test_more_than_200_classes_have_no_confusion_matrix():
+  folder = folder_of('many', np.arange(201), tuple(map(str, range(201))))
+  assert report.confusion([], folder) is None
 
 
 def test_the_table_has_a_row_a_task_and_the_mean_last(tmp_path):
@@ -55,6 +90,14 @@ def test_the_table_has_a_row_a_task_and_the_mean_last(tmp_path):
   ]
   assert [row.split('│')[1].strip() for row in rows] == ['first', 'second', 'mean']
   assert all('75.0' in row and '+25.0' in row for row in rows)
+
+
+def test_the_other_readouts_have_a_table_of_their_own_that_fits_a_narrow_window(tmp_path):
+  readouts = ('linear', 'knn', 'fine_tuning', 'linear_1_shots', 'linear_5_shots', 'linear_20_shots')
+  narrow = printed(results_of(tmp_path, readouts=readouts), width=80)
+  assert max(map(len, narrow.splitlines())) <= 80
+  assert narrow.count('75.0') == 6 + 3 * 5  # The headline's scores have an F1 each
+  assert '…' not in narrow
 
 
 def test_a_folder_that_is_named_like_markup_keeps_its_name(tmp_path):
@@ -81,10 +124,18 @@ def test_a_task_that_training_has_not_helped_is_pointed_out(tmp_path, misses, re
 
 
 def test_without_baselines_there_is_the_trained_encoder_alone(tmp_path):
-  results = results_of(tmp_path, names=(TRAINED,))
-  assert list(results['mean']['representations']) == ['trained']
-  assert 'difference' not in results['mean']
+  results = results_of(tmp_path, names=(TRAINED,), readouts=('linear', 'knn'))
+  assert list(results['mean']['linear']['representations']) == ['trained']
+  assert 'difference' not in results['mean']['linear']
   assert 'untrained' not in printed(results)
+
+
+def test_rows_of_a_matrix_are_lines_of_the_file_and_text_is_left_alone(tmp_path):
+  results = {'matrix': [[1.5, -2e-05], [None, True]], 'text': '[\n 1,\n 2 ]', 'names': ['a [ 1', 'b'], 'none': []}
+  report.write_results(results, tmp_path / 'results.json')
+  text = (tmp_path / 'results.json').read_text()
+  assert json.loads(text) == results
+  assert '[1.5, -2e-05],\n' in text
 
 
 def test_a_crash_half_way_leaves_the_old_results(tmp_path, monkeypatch):
@@ -100,38 +151,3 @@ def test_a_crash_half_way_leaves_the_old_results(tmp_path, monkeypatch):
   assert path.read_text() == before
   assert json.loads(before)['step'] == 1_234
   assert [file.name for file in tmp_path.iterdir()] == ['results.json']
-
-
-def test_the_training_picture_needs_a_finished_line_of_metrics(tmp_path):
-  metrics, output = tmp_path / 'metrics.jsonl', tmp_path / 'curves.png'
-  pictures.draw_training(metrics, Objective(), output)
-  assert not output.exists()
-  line = {'step': 1, 'loss': 3.0, 'invariance': 0.1, 'diversity': 0.01, 'decorrelation': 0.2, 'effective_rank': 9.0}
-  metrics.write_text(json.dumps(line) + '\n{"step": 2, "lo')
-  pictures.draw_training(metrics, Objective(), output)
-  assert output.read_bytes().startswith(PNG)
-  metrics.write_text('{"step": 1, "lo')
-  pictures.draw_training(metrics, Objective(), output)
-  assert not output.exists()
-
-
-@pytest.mark.parametrize(('clips', 'classes'), [(4, 2), (90, 30)])
-def test_embeddings_are_drawn_for_few_clips_and_for_many_classes(tmp_path, clips, classes):
-  rng = np.random.default_rng(0)
-  names = [f'class {i}' for i in range(classes)]
-  embeddings = rng.normal(size=(clips, 16)).astype(np.float32)
-  pictures.draw_embeddings(embeddings, np.arange(clips) % classes, names, 'mine', tmp_path / 'picture.png')
-  assert (tmp_path / 'picture.png').read_bytes().startswith(PNG)
-
-
-@pytest.mark.filterwarnings('ignore:invalid value')  # PCA's share of a variance of 0.
-def test_a_collapsed_encoder_is_drawn_too(tmp_path):
-  embeddings = np.ones((20, 16), np.float32)
-  pictures.draw_embeddings(embeddings, np.arange(20) % 2, ('a', 'b'), 'collapsed', tmp_path / 'picture.png')
-  assert (tmp_path / 'picture.png').read_bytes().startswith(PNG)
-
-
-def test_three_clips_are_no_picture_and_an_old_one_goes(tmp_path):
-  (tmp_path / 'picture.png').touch()
-  pictures.draw_embeddings(np.eye(3), np.arange(3), ('a', 'b', 'c'), 'few', tmp_path / 'picture.png')
-  assert not (tmp_path / 'picture.png').exists()

@@ -24,7 +24,7 @@ def test_the_quick_start_trains_resumes_and_evaluates_and_a_second_run_skips_wha
   run = tmp_path / 'seed_3'
   steps = [json.loads(line)['step'] for line in (run / 'metrics.jsonl').read_text().splitlines()]
   assert steps == list(range(1, 13))
-  for name in ('results.json', 'training_curves.png', 'embeddings_drum.png', 'embeddings_pitch.png'):
+  for name in ('results.json', 'report.html', 'scores.jsonl'):
     assert (run / 'eval' / name).stat().st_size > 0
   assert all(row in first.stdout for row in ('instrument_family', 'drum', 'pitch', 'mean'))
 

@@ -7,12 +7,12 @@ from selfie_jax.errors import UserError
 
 
 def _run(folder, untrained, trained):
-  accuracies = {'majority': 0.1, 'log_mel_statistics': 0.2, 'untrained': untrained, 'trained': trained}
-  representations = {name: {'accuracy': accuracy} for name, accuracy in accuracies.items()}
+  scores = {'majority': 0.1, 'log_mel_statistics': 0.2, 'untrained': untrained, 'trained': trained}
+  representations = {name: {'score': score} for name, score in scores.items()}
   (folder / 'eval').mkdir(parents=True)
-  task = {'representations': representations, 'caveat': 'It is known why.'}
+  task = {'readouts': {'linear': {'representations': representations}}, 'caveat': 'It is known why.'}
   tasks = {'drum': task, 'pitch': task}
-  (folder / 'eval/results.json').write_text(json.dumps({'tasks': tasks}))
+  (folder / 'eval/results.json').write_text(json.dumps({'evaluation': {'readouts': ['linear']}, 'tasks': tasks}))
   return str(folder)
 
 
