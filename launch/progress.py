@@ -21,6 +21,7 @@ from etils import epath
 
 from selfie_jax.errors import EXIT_CRASHED, EXIT_PREEMPTED
 from selfie_jax.files import as_path
+from selfie_jax.training.monitoring.lines import read_scores
 
 Reached = tuple[int, int]
 
@@ -28,7 +29,7 @@ Reached = tuple[int, int]
 def reached(kind: str, workdir: epath.Path) -> Reached:
   """Returns how far a run is now: training's newest checkpoint and last step, or evaluation's last and its steps."""
   if kind == 'evaluate':
-    steps = _steps(workdir / 'eval/scores.jsonl')
+    steps = read_scores(workdir)
     return max(steps, default=0), len(steps)
   checkpoints = workdir / 'checkpoints'
   saved = [int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()] if checkpoints.exists() else []

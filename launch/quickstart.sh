@@ -102,7 +102,7 @@ cat <<END
   audio         $QUICKSTART_DIR/data/: a pre-training folder and labelled folders (metadata.csv beside audio/)
   TFRecords     $records/: shards, their index, manifest.json
   runs          $QUICKSTART_DIR/seed_*/: checkpoints/, metrics.jsonl, TensorBoard events, config.json
-  evaluations   $QUICKSTART_DIR/seed_*/eval/: results.json, training_curves.png, embeddings_<task>.png
+  evaluations   $QUICKSTART_DIR/seed_*/eval/: report.html (open it in a browser), results.json
 
 What to do next
   Embed your own audio:    $python -m selfie_jax.embed --workdir $workdir --output embeddings.npz FILES...

@@ -44,19 +44,25 @@ class Evaluating:
   config: Evaluation
   workdir: epath.Path
   watch: bool
+  distributed: bool
 
 
 def parse_evaluation(arguments: Sequence[str]) -> Evaluating:
-  """Parses `--config FILE --workdir DIR [--watch] [--config.key=value ...]` of an evaluation job."""
-  parser = ArgumentParser(prog='python -m selfie_jax.evaluate', description="Evaluates a run's checkpoints.")
+  """Parses `--config FILE --workdir DIR [--watch] [--distributed] [--config.key=value ...]` of an evaluation job."""
+  parser = ArgumentParser(
+    prog='python -m selfie_jax.evaluate', description="Evaluates a run's checkpoints, or a model."
+  )
   parser.add_argument('--config', required=True, help='a Python file with get_config(), such as configs/eval/*.py')
-  parser.add_argument('--workdir', required=True, help="the training run's folder")
+  parser.add_argument('--workdir', required=True, help="the training run's folder, or a model's")
   parser.add_argument('--watch', action='store_true', help='evaluate every checkpoint as it appears, to the last one')
+  parser.add_argument(
+    '--distributed', action='store_true', help='share the work with the other processes that a launcher has started'
+  )
   known, overrides = parser.parse_known_args(arguments)
   config = config_lib.load(known.config, overrides, Evaluation)
-  if not config.tasks:
-    raise UserError(f'{known.config} names no tasks: give at least one (name, path)')
-  return Evaluating(config, open_workdir(known.workdir), known.watch)
+  if not config.tasks and not config.tasks_dir:
+    raise UserError(f'{known.config} names no tasks: give tasks (name, path), or --config.tasks_dir=DIR')
+  return Evaluating(config, open_workdir(known.workdir), known.watch, known.distributed)
 
 
 def open_workdir(workdir: str) -> epath.Path:

@@ -185,7 +185,7 @@ class Checkpoint:
   every_minutes: float = 0.0  # And when the last one is older than this, looked at every `log.every_steps`; 0: never.
   keep: int = 3  # The newest ones that stay.
   keep_every: int = 0  # Those of every so many steps stay for ever; 0: none for this reason.
-  keep_best: int = 0  # And so many of those with the best mean accuracy that an evaluation job has found so far.
+  keep_best: int = 0  # And so many of those with the best mean score that an evaluation job has found so far.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +202,7 @@ class Log:
   """What is reported, and when the collapse alarm rings (once)."""
 
   every_steps: int = 50
+  health_every_steps: int = 500  # RankMe, alignment, uniformity ... of the representations; 0: never.
   tensorboard: bool = True  # Its writer imports TensorFlow, which takes seconds.
   collapse_std: float = 0.01  # Mean standard deviation of the embedding's dimensions, under which it rings.
   collapse_rank: float = 2.0  # Effective rank of the embeddings, under which it rings.
@@ -239,25 +240,42 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """A labelled folder: `metadata.csv` beside its audio. Clips are cut at `unit_seconds`."""
+  """A labelled folder: `metadata.csv` beside its audio, and `task.json` if `prepare task` wrote it."""
 
   name: str
-  path: str
-  unit_seconds: float = 10.0
+  path: str = ''  # '': the folder of its name in `tasks_dir`.
+  unit_seconds: float = 0.0  # Clips are cut there. 0: as task.json says, or at 10 s.
   caveat: str = ''  # Printed where the trained encoder is below the untrained one: what is known of the reason.
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
-  """An evaluation job: the corrected EVAR protocol on each task."""
+class FineTuning:
+  """How readout `fine_tuning` trains the encoder with a linear layer on top."""
 
-  tasks: tuple[Task, ...] = ()
+  learning_rates: tuple[float, ...] = (1e-4, 1e-3)  # The one with the best validation score is kept.
+  batch_size: int = 64
+  epochs: int = 30
+  patience: int = 5  # Epochs in a row worse than the best.
+  warmup_epochs: int = 1  # Of a linear warm-up; then a cosine to 0.
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """An evaluation job. Protocols and readouts: `evaluation/protocol.py`."""
+
+  tasks_dir: str = ''  # Where the tasks' folders are.
+  tasks: tuple[Task, ...] = ()  # (): every folder with a metadata.csv in `tasks_dir`.
+  only: tuple[str, ...] = ()  # Of these tasks, those of these names; (): all.
+  protocol: str = 'corrected'  # Or 'evar': every quirk of the published tables' protocol.
+  readouts: tuple[str, ...] = ('linear',)  # Of 'linear', 'knn', 'fine_tuning'; the first one is the headline.
+  shots: tuple[int, ...] = ()  # Also a linear readout from so many labelled clips a class, for each of these.
   seeds: tuple[int, ...] = (42, 43, 44)
-  learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+  learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # Linear: the best pair on
+  weight_decays: tuple[float, ...] = (1e-8, 0.1)  # valid is kept. L2, on standardised features.
   batch_size: int = 200
   epochs: int = 200
   patience: int = 20
-  weight_decay: float = 1e-8
+  fine_tuning: FineTuning = FineTuning()
   baselines: bool = True  # Also the majority class, log-mel statistics and the untrained encoder.
 
 
@@ -347,7 +365,16 @@ def load(path: str | Path, overrides: Sequence[str], cls: type[_T]) -> _T:
     _apply_override(values, override)
   if isinstance(values.get('objective'), dict):
     values['objective'] = _expand_preset(values['objective'])
+  _check_kind(cls, values, path)
   return from_mapping(cls, values)
+
+
+def _check_kind(cls: type, values: Mapping[str, Any], path: Path) -> None:
+  """Raises `UserError` if a training config was given for an evaluation, or the other way round."""
+  for kind, other in (('a training', Config), ('an evaluation', Evaluation)):
+    ours, theirs = ({field.name for field in dataclasses.fields(each)} for each in (cls, other))
+    if strange := next((key for key in values if key in theirs - ours), None):
+      raise UserError(f'unknown config key "{strange}": it is one of {kind} config; give {path} to its own command')
 
 
 def _expand_preset(objective: dict[str, Any]) -> dict[str, Any]:

@@ -220,6 +220,17 @@ def move(source: PathLike, target: PathLike) -> None:
 
 
 @contextlib.contextmanager
+def naming(path: PathLike) -> Iterator[None]:
+  """Lets errors of the system name a file: one that a write raises, such as of a full disk, names none."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno is not None and error.filename is None:
+      error.filename = os.fspath(path)
+    raise
+
+
+@contextlib.contextmanager
 def write_atomically(path: PathLike) -> Iterator[BinaryIO]:
   """Opens a file that has its name only when it is complete and on disk; if anything fails, `path` stays as it was.
 
@@ -230,9 +241,10 @@ def write_atomically(path: PathLike) -> Iterator[BinaryIO]:
   Raises:
     ClusterError: an object store does not answer.
     UserError: it does not take it, or not all of it.
+    OSError: the disk is full, for one; names the file.
   """
   if is_remote(path):  # Objects appear whole. The file in between keeps a shard out of memory, and needs no name.
-    with tempfile.TemporaryFile() as file:
+    with naming(tempfile.gettempdir()), tempfile.TemporaryFile() as file:
       yield file
       file.flush()
       _upload(file, os.fspath(path))
@@ -240,7 +252,7 @@ def write_atomically(path: PathLike) -> Iterator[BinaryIO]:
   path = Path(path)
   temporary = path.with_name(f'{path.name}.{secrets.token_hex(4)}.tmp')  # Hosts may share a folder, and process ids.
   try:
-    with open(temporary, 'xb') as file:
+    with naming(path), open(temporary, 'xb') as file:
       yield file
       file.flush()
       os.fsync(file.fileno())

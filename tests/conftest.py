@@ -19,6 +19,22 @@ def pytest_configure(config):
     os.environ[COMPILATION_CACHE] = folder.name
 
 
+@pytest.fixture(autouse=True)
+def _no_compilation_cache_is_left_behind():
+  """A command that a test calls keeps programs beside its workdir, which later tests would look for in vain.
+
+  In a bucket whose server has ended, they would do so for minutes.
+  """
+  yield
+  if 'jax' in sys.modules:
+    jax = sys.modules['jax']
+    if jax.config.jax_compilation_cache_dir != os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+      from jax.experimental.compilation_cache import compilation_cache
+
+      jax.config.update('jax_compilation_cache_dir', os.environ.get('JAX_COMPILATION_CACHE_DIR'))
+      compilation_cache.reset_cache()
+
+
 def require(part, available):
   """Skips a test whose `part` is missing, or fails it where SELFIE_REQUIRE (a comma list) says it must be there."""
   if available:

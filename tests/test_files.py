@@ -1,9 +1,12 @@
 import os
+import resource
 
+import numpy as np
 import pytest
 
 from selfie_jax import files
-from selfie_jax.errors import UserError
+from selfie_jax.embedding.files import Block, write
+from selfie_jax.errors import UserError, summary
 from selfie_jax.files import as_path, check_reachable, list_files, missing_files, write_atomically
 from tests.object_stores import _gcs_settings, _s3_settings, connected, gcs, s3  # noqa: F401
 
@@ -38,6 +41,31 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, m
     write()
   assert path.read_bytes() == b'old'
   assert os.listdir(tmp_path) == ['a.bin']
+
+
+@pytest.fixture
+def little_room():
+  """Files of more than 10 KB are refused, as by a disk that is full: the error names no file either."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+  yield
+  resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize('name', ['a.bin', 'a.npz', 'a.parquet'])
+def test_what_cannot_be_written_whole_is_named(tmp_path, little_room, name):
+  path = tmp_path / name
+
+  def write_too_much():
+    if name != 'a.bin':
+      write(path, [Block(np.random.default_rng(0).normal(size=(100, 64)), ['x'] * 100, {})])
+    with write_atomically(path) as file:
+      file.write(bytes(20_000))
+
+  with pytest.raises(OSError, match='too large') as caught:
+    write_too_much()
+  assert summary(caught.value) == f'{path}: File too large'
+  assert os.listdir(tmp_path) == []
 
 
 def test_two_that_write_the_same_file_do_not_write_into_each_other(tmp_path):

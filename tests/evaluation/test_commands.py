@@ -4,16 +4,16 @@ import shutil
 
 import numpy as np
 import pytest
-import soundfile
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from selfie_jax import embed, evaluate
+from selfie_jax import evaluate
 from selfie_jax.config import Evaluation, Task
 from selfie_jax.data.decode import decode
+from selfie_jax.embedding import embeddings
 from selfie_jax.errors import UserError
-from selfie_jax.evaluation import protocol
-from selfie_jax.evaluation.embeddings import embed_clips
-from selfie_jax.training.checkpointing.checkpoints import load_encoder
-from tests.evaluation.conftest import CONFIG, SAMPLE_RATE, VIT, write_run, write_table
+from selfie_jax.evaluation.features import shares
+from selfie_jax.evaluation.tasks.folder import load_folder
+from tests.evaluation.conftest import CONFIG, VIT, write_run
 from tests.processes import run_python
 
 CONFIG_FILE = """
@@ -23,7 +23,7 @@ import ml_collections
 def get_config():
   return ml_collections.ConfigDict({{
     'tasks': [{{'name': 'tones', 'path': {path!r}, 'unit_seconds': 1.5}}],
-    'seeds': (42, 43), 'learning_rates': (1e-3, 1e-2), 'epochs': 30,
+    'seeds': (42, 43), 'learning_rates': (1e-3, 1e-2), 'epochs': 20,
   }})
 """
 
@@ -40,41 +40,82 @@ def config_file(tones, tmp_path):
   return path
 
 
-def test_evaluate_prints_the_table_and_writes_results_and_pictures(run, config_file):
+def test_evaluate_prints_the_table_and_writes_results_scores_events_and_a_page(run, config_file):
   result = run_python('-m', 'selfie_jax.evaluate', '--config', config_file, '--workdir', run)
   assert 'tones' in result.stdout
   assert 'mean' in result.stdout
   assert 'Traceback' not in result.stderr
   written = json.loads((run / 'eval/results.json').read_text())
-  assert (written['step'], written['evaluation']['seeds']) == (7, [42, 43])
-  scores = written['tasks']['tones']['representations']
+  assert (written['step'], written['protocol'], written['evaluation']['seeds']) == (7, 'corrected', [42, 43])
+  assert written['tasks']['tones']['log_mel_mean'] == -6  # Of the pre-training.
+  scores = written['tasks']['tones']['readouts']['linear']['representations']
   assert list(scores) == ['majority', 'log_mel_statistics', 'untrained', 'trained']
-  assert scores['majority']['accuracy'] == pytest.approx(1 / 3)
-  assert scores['log_mel_statistics']['accuracy'] == 1  # Three tones are not hard to tell apart.
-  for picture in ('embeddings_tones.png', 'training_curves.png'):
-    assert (run / 'eval' / picture).stat().st_size > 5_000
+  assert scores['majority']['score'] == pytest.approx(1 / 3)
+  assert scores['log_mel_statistics']['score'] == 1  # Three tones are not hard to tell apart.
+  assert json.loads((run / 'eval/step_7/results.json').read_text()) == written
+  trained = scores['trained']['score']
+  line = {'step': 7, 'mean_score': trained, 'scores': {'tones': trained}}
+  assert json.loads((run / 'eval/scores.jsonl').read_text()) == line
+  [events] = EventAccumulator(str(run / 'eval')).Reload().Scalars('linear/tones')
+  assert (events.step, events.value) == (7, pytest.approx(trained))
+  assert '</html>' in (run / 'eval/report.html').read_text()
 
 
-def test_the_same_evaluation_gives_the_same_figures_and_overrides_are_heard(run, config_file):
-  arguments = ['--config', str(config_file), '--workdir', str(run), '--config.baselines=False']
-  figures = []
-  for _ in range(2):
-    evaluate.main(arguments)
-    figures.append((run / 'eval/results.json').read_text())
-  assert figures[0] == figures[1]
-  assert list(json.loads(figures[0])['tasks']['tones']['representations']) == ['trained']
+def arguments(config_file, run, *overrides):
+  quick = ('--config.baselines=False', '--config.epochs=3', '--config.seeds=(1,)')
+  return ['--config', str(config_file), '--workdir', str(run), *quick, *overrides]
 
 
-def test_z_scoring_has_not_seen_valid_or_test(workdir, tones, monkeypatch):
-  """The statistics are taken from the train files, and from nothing else."""
+def test_what_was_embedded_once_is_not_embedded_again_for_another_readout_or_after_damage(
+  run, config_file, monkeypatch, capfd
+):
+  """Nor after a kill: a share that was written is never computed again."""
+  encoded = []
+  monkeypatch.setattr(shares, '_CLIPS_CPU', 8)  # Four shares of the 30 clips.
+  monkeypatch.setattr(shares, 'represent', lambda *a, **k: encoded.append(1) or embeddings.represent(*a, **k))
+  evaluate.main(arguments(config_file, run))
+  first = (run / 'eval/results.json').read_text()
+  files = sorted((run / 'eval/embeddings').iterdir())
+  assert len(encoded) == len(files) == 4
+  evaluate.main(arguments(config_file, run, '--config.readouts=("knn",)', '--config.shots=(2, 9)'))
+  task = json.loads((run / 'eval/results.json').read_text())['tasks']['tones']
+  assert set(task['readouts']) == {'knn', 'linear_2_shots', 'linear_9_shots'}
+  # More than there are: said once, and the true numbers are in the results.
+  assert capfd.readouterr().err.count('tones: 9 shots asked for, classes have 5 training clips') == 1
+  assert task['readouts']['linear_2_shots']['details']['trained'][0]['train_clips'] == [6]
+  assert task['readouts']['linear_9_shots']['details']['trained'][0]['train_clips'] == [15]
+  assert len(encoded) == 4
+
+  files[0].unlink()
+  data = bytearray(files[1].read_bytes())
+  data[-100] ^= 1
+  files[1].write_bytes(data)
+  files[2].write_bytes(files[2].read_bytes()[:-1])
+  (run / 'eval/embeddings/of_another_checkpoint.npy').touch()
+  evaluate.main(arguments(config_file, run))
+  assert len(encoded) == 4 + 3
+  assert (run / 'eval/results.json').read_text() == first
+  assert sorted((run / 'eval/embeddings').iterdir()) == files
+
+
+def test_protocol_evar_takes_the_published_rate_and_statistics_of_the_tasks_train_clips_alone(
+  run, config_file, tones, monkeypatch
+):
   seen = []
-  decode_clips = protocol.decode_clips
-  monkeypatch.setattr(protocol, 'decode_clips', lambda files, *rest: seen.append(files) or decode_clips(files, *rest))
-  folder = evaluate.load_folder(Task('tones', str(tones)))
-  [split] = folder.splits
-  evaluation = Evaluation(epochs=1, learning_rates=(1e-3,), seeds=(1,))
-  protocol.evaluate_split(folder, split, load_encoder(workdir), None, evaluation, unit_seconds=1.5, title='tones')
-  assert sorted(seen[0]) == sorted(folder.files[row] for row in split.train)
+  log_mel_moments = embeddings.log_mel_moments
+  monkeypatch.setattr(
+    embeddings, 'log_mel_moments', lambda clips, *a, **k: log_mel_moments(seen.extend(clips) or seen, *a, **k)
+  )
+  evaluate.main(arguments(config_file, run, '--config.protocol=evar'))
+  results = json.loads((run / 'eval/results.json').read_text())
+  folder = load_folder(Task('tones', str(tones), unit_seconds=1.5))
+  decoded = [decode(folder.files[row]) for row in folder.splits[0].train]
+  padded = [np.pad(clip[:24_000], (0, 24_000 - len(clip[:24_000]))).tobytes() for clip in decoded]
+  assert sorted(clip.tobytes() for clip in seen) == sorted(padded)
+  assert results['protocol'] == 'evar'
+  assert results['tasks']['tones']['log_mel_mean'] < -6  # Of tones, and of the zeros behind them.
+  [details] = results['tasks']['tones']['readouts']['linear']['details']['trained']
+  assert details['learning_rate'] == 1e-3  # There is no task.json.
 
 
 def test_a_broken_clip_is_named_and_nothing_is_written(run, config_file, tones, tmp_path):
@@ -94,6 +135,14 @@ def test_a_broken_clip_is_named_and_nothing_is_written(run, config_file, tones, 
     ('--config.seeds=(42, -1)', '"seeds" has -1'),
     ('--config.learning_rates=(1e-3, 0.0)', '"learning_rates" has 0'),
     ('--config.epoch=3', 'unknown config key "epoch"'),
+    ('--config.projector={}', 'unknown config key "projector": it is one of a training config'),
+    ('--config.protocol=eval', '"protocol" is "eval"; it can be corrected, evar'),
+    ('--config.readouts=("liner",)', '"readouts" has "liner"; it can have linear, knn, fine_tuning'),
+    ('--config.readouts=()', '"readouts" is empty'),
+    ('--config.shots=(5, 0)', '"shots" has 0'),
+    ('--config.fine_tuning.epochs=0', '"fine_tuning.epochs" is 0'),
+    ('--config.only=("tone",)', 'did you mean "tones"'),
+    ('--config.tasks=({"name": "esc50"},)', 'task "esc50" has no path: give it one, or --config.tasks_dir=DIR'),
   ],
 )
 def test_an_evaluation_config_that_makes_no_sense_is_one_clear_line(run, config_file, override, message):
@@ -101,41 +150,22 @@ def test_an_evaluation_config_that_makes_no_sense_is_one_clear_line(run, config_
     evaluate.main(['--config', str(config_file), '--workdir', str(run), override])
 
 
+def test_a_unit_shorter_than_a_window_of_the_spectrogram_is_refused(run, config_file):
+  config_file.write_text(config_file.read_text().replace("'unit_seconds': 1.5", "'unit_seconds': 0.01"))
+  with pytest.raises(UserError, match='unit of task "tones" is 0.01 s long, and one window of the spectrogram 0.064 s'):
+    evaluate.main(arguments(config_file, run))
+
+
 def test_two_tasks_of_one_name_are_refused():
   with pytest.raises(UserError, match='the name "a" 2 times'):
     evaluate.check(Evaluation(tasks=(Task('a', 'x'), Task('a', 'y'))))
 
 
-def test_embed_keeps_the_given_order_and_z_scores_with_the_pre_training_statistics(workdir, tones, tmp_path):
-  files = [str(tones / name) for name in ('middle_9.wav', 'low_0.wav', 'high_4.wav', 'low_0.wav')]
-  embed.main(['--workdir', str(workdir), '--output', str(tmp_path / 'out.npz'), *files])
-  with np.load(tmp_path / 'out.npz') as written:
-    assert written['files'].tolist() == files
-    embeddings = written['embeddings']
-  run = load_encoder(workdir)
-  expected = embed_clips(run.encoder, map(decode, files), run.config.log_mel, -6.0, 4.0, min_samples=15_200)
-  assert embeddings.dtype == np.float32
-  np.testing.assert_allclose(embeddings, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_embed_reads_a_csv_relative_to_itself(workdir, tones, tmp_path):
-  names = ['tones/high_2.wav', 'tones/low_2.wav']
-  (tmp_path / 'tones').symlink_to(tones)
-  write_table(tmp_path / 'list.csv', ('speaker', 'file_name'), [('x', name) for name in names])
-  command = [
-    '-m',
-    'selfie_jax.embed',
-    '--workdir',
-    workdir,
-    '--output',
-    tmp_path / 'out',
-    '--csv',
-    tmp_path / 'list.csv',
-  ]
-  run_python(*command)
-  with np.load(tmp_path / 'out') as written:
-    assert written['files'].tolist() == names
-    assert written['embeddings'].shape == (2, 64)
+def test_protocol_evar_has_the_published_readout_and_no_other():
+  with pytest.raises(UserError, match='leave out shots'):
+    evaluate.check(Evaluation(protocol='evar', shots=(5,)))
+  with pytest.raises(UserError, match='readouts other than linear'):
+    evaluate.check(Evaluation(protocol='evar', readouts=('linear', 'knn')))
 
 
 @pytest.fixture
@@ -145,49 +175,9 @@ def learned_run(tmp_path, learned_vit):
   return write_run(tmp_path / 'learned', settings)
 
 
-def test_embed_takes_a_vit_and_names_the_clip_that_its_learned_positions_are_too_few_for(learned_run, tones, tmp_path):
-  output = tmp_path / 'out.npz'
-  embed.main(['--workdir', str(learned_run), '--output', str(output), str(tones / 'low_0.wav')])
-  with np.load(output) as written:
-    assert written['embeddings'].shape == (1, 64)
-  with pytest.raises(UserError, match=r'low_9.wav is 1.20 s long, and .* for 1.03 s'):
-    embed.main(['--workdir', str(learned_run), '--output', str(output), str(tones / 'low_9.wav')])
-
-
 def test_evaluate_says_at_once_that_learned_positions_are_too_few(learned_run, config_file):
   with pytest.raises(UserError, match='unit of task "tones" is 1.50 s long'):
     evaluate.main(['--config', str(config_file), '--workdir', str(learned_run)])
-
-
-@pytest.mark.parametrize('damage', ['text', 'empty', 'missing', 'endless'])
-def test_embed_names_a_bad_file_and_writes_nothing(workdir, tones, tmp_path, monkeypatch, damage):
-  bad = tmp_path / 'bad.wav'
-  if damage == 'text':
-    bad.write_text('not a sound')
-  elif damage == 'empty':
-    bad.touch()
-  elif damage == 'endless':
-    monkeypatch.setattr(embed, '_MOST_SECONDS', 2)
-    soundfile.write(bad, np.full(3 * SAMPLE_RATE, 0.1), SAMPLE_RATE)
-  output = tmp_path / 'new' / 'out.npz'
-  output.parent.mkdir()
-  with pytest.raises(UserError, match='bad.wav'):
-    embed.main(['--workdir', str(workdir), '--output', str(output), str(tones / 'low_1.wav'), str(bad)])
-  assert not list(output.parent.iterdir())
-
-
-@pytest.mark.parametrize(
-  ('arguments', 'message'),
-  [
-    ([], 'either FILES or --csv'),
-    (['a.wav', '--csv', 'b.csv'], 'either FILES or --csv'),
-    (['--csv', 'nowhere.csv'], 'nowhere.csv does not exist'),
-    (['--output', 'nowhere/out.npz', __file__], 'nowhere does not exist'),
-  ],
-)
-def test_embed_wants_to_know_what_to_embed(workdir, arguments, message):
-  with pytest.raises(UserError, match=message):
-    embed.main(['--workdir', str(workdir), '--output', 'out.npz', *arguments])
 
 
 @pytest.mark.parametrize('command', ['evaluate', 'embed'])

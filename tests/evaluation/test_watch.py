@@ -10,11 +10,13 @@ import time
 import pytest
 
 from selfie_jax.config import Evaluation
-from selfie_jax.errors import UserError
+from selfie_jax.errors import ClusterError, UserError
 from selfie_jax.evaluation import watch as watch_lib
-from selfie_jax.evaluation.scores import is_done
+from selfie_jax.evaluation.reporting.scores import is_done
+from selfie_jax.evaluation.tasks.folder import LabelledFolder
 from selfie_jax.evaluation.watch import watch
 from selfie_jax.files import as_path
+from selfie_jax.sharing.loading import load_encoder
 from selfie_jax.training.checkpointing import checkpoints
 from selfie_jax.training.optimizer import make_optimizer
 from selfie_jax.training.state import init_state
@@ -112,17 +114,70 @@ def test_a_watch_does_not_wait_for_ever_for_a_last_checkpoint_that_is_damaged(ru
   assert done == {3, 6}
 
 
+def test_a_damaged_checkpoint_that_the_run_has_saved_again_is_evaluated_after_all(run, finished):
+  """Between two looks: the folder was never seen to be gone."""
+  shutil.rmtree(run / 'checkpoints/3/state')
+
+  found = []
+  for encoder in watch(as_path(run), lambda step: step in found):
+    if not found:  # 3 has been skipped.
+      (run / 'checkpoints/3').rename(run / '3')
+      shutil.copytree(finished / 'checkpoints/3', run / 'checkpoints/3')
+    found.append(encoder.step)
+  assert found == [6, 3, 9]
+
+
+def test_a_watch_outlasts_a_store_that_does_not_answer_also_where_its_own_results_are(run, capfd):
+  answers = iter([ConnectionResetError('gone'), ClusterError('cannot list'), OSError(5, 'input/output error')])
+
+  def done(step):
+    for error in answers:
+      raise error
+    return step != 6
+
+  assert next(watch(as_path(run), done)).step == 6
+  assert capfd.readouterr().err.count('trying again') == 3
+
+
+def test_of_several_processes_none_goes_on_alone_after_an_error_that_the_others_need_not_have(run, monkeypatch):
+  """They ask each other while they load: one that came back too early would answer another question."""
+  loads = iter([UserError('the bucket is not there'), None])
+
+  def fail_or_load(workdir, step):
+    if error := next(loads):
+      raise error
+    return load_encoder(workdir, step)
+
+  monkeypatch.setattr(watch_lib, 'load_encoder', fail_or_load)
+  monkeypatch.setattr('jax.process_count', lambda: 2)
+  with pytest.raises(UserError, match='the bucket is not there'):
+    next(watch(as_path(run), set().__contains__))
+  monkeypatch.undo()
+  monkeypatch.setattr(watch_lib, 'POLL_SECONDS', 0.05)
+  loads = iter([UserError('the bucket is not there'), None])
+  monkeypatch.setattr(watch_lib, 'load_encoder', fail_or_load)
+  assert next(watch(as_path(run), set().__contains__)).step == 3  # Alone, it looks again.
+
+
 def test_a_watch_refuses_what_another_config_has_written_or_two_would_undo_each_other_for_ever(tmp_path):
   ours = Evaluation(seeds=(0,))
-  (tmp_path / 'step_3').mkdir()
-  (tmp_path / 'step_3/results.json').write_text(json.dumps({'evaluation': dataclasses.asdict(ours)}))
-  (tmp_path / 'scores.jsonl').write_text('{"step": 3, "mean_accuracy": 1}\n{"step": 6, "mean_ac')  # And a torn line.
-  assert is_done(as_path(tmp_path), 3, ours)
-  assert not is_done(as_path(tmp_path), 6, ours)
+  results = tmp_path / 'eval/step_3/results.json'
+  results.parent.mkdir(parents=True)
+  tasks = {'tones': {'fingerprint': 'now'}}
+  results.write_text(json.dumps({'evaluation': dataclasses.asdict(ours), 'tasks': tasks}))
+  # And torn lines.
+  (tmp_path / 'eval/scores.jsonl').write_bytes(b'\xff\n{"step": 3, "mean_score": 1}\n[]\n{"step": 6, "mean_sc')
+  [now, changed] = (LabelledFolder('tones', '', (), None, (), (), 1, 1, data) for data in ('now', 'changed'))
+  assert is_done(as_path(tmp_path), 3, ours, [now])
+  assert not is_done(as_path(tmp_path), 6, ours, [now])
+  assert not is_done(as_path(tmp_path), 3, ours, [changed])  # Evaluated again, and no mistake.
   with pytest.raises(UserError, match=r'step_3/results.json is of another .* seeds=\[0\], and this one has \[0, 1\]'):
-    is_done(as_path(tmp_path), 3, Evaluation(seeds=(0, 1)))
-  (tmp_path / 'step_3/results.json').write_text('{"evalua')
-  assert not is_done(as_path(tmp_path), 3, ours)
+    is_done(as_path(tmp_path), 3, Evaluation(seeds=(0, 1)), [now])
+  for damaged in (b'{"evalua', b'[]', b'{"evaluation": 3}', b'{"evaluation": {}, "tasks": {"tones": 3}}', b'\xff', b''):
+    results.write_bytes(damaged)
+    assert not is_done(as_path(tmp_path), 3, ours, [now])
+  results.unlink()
+  assert not is_done(as_path(tmp_path), 3, ours, [now])
 
 
 def test_a_watching_job_that_is_stopped_goes_on_where_it_was_and_ends_with_the_run(run, tones, tmp_path):
@@ -164,7 +219,8 @@ def test_a_watching_job_that_is_stopped_goes_on_where_it_was_and_ends_with_the_r
   assert [line['step'] for line in found] == list(STEPS)
   for line in found:
     results = json.loads((run / f'eval/step_{line["step"]}/results.json').read_text())
-    assert line['accuracies'] == {'tones': results['tasks']['tones']['representations']['trained']['accuracy']}
-    assert line['mean_accuracy'] == results['mean']['representations']['trained']['accuracy']
+    linear = results['tasks']['tones']['readouts']['linear']['representations']
+    assert line['scores'] == {'tones': linear['trained']['score']}
+    assert line['mean_score'] == results['mean']['linear']['representations']['trained']['score']
   assert json.loads((run / 'eval/results.json').read_text()) == results
   assert not [file for file in (run / 'eval').rglob('*') if file.name.endswith('.tmp')]
