@@ -270,8 +270,8 @@ class Evaluation:
   readouts: tuple[str, ...] = ('linear',)  # Of 'linear', 'knn', 'fine_tuning'; the first one is the headline.
   shots: tuple[int, ...] = ()  # Also a linear readout from so many labelled clips a class, for each of these.
   seeds: tuple[int, ...] = (42, 43, 44)
-  learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # Linear: the best pair on
-  weight_decays: tuple[float, ...] = (1e-8, 0.1)  # valid is kept. L2, on standardised features.
+  learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+  weight_decays: tuple[float, ...] = (1e-8, 0.1)  # Linear: of the rates with these, the best pair on valid is kept.
   batch_size: int = 200
   epochs: int = 200
   patience: int = 20

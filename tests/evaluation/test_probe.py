@@ -9,6 +9,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler
 
 from selfie_jax.config import Evaluation
+from selfie_jax.errors import UserError
 from selfie_jax.evaluation.readouts import metrics
 from selfie_jax.evaluation.readouts.linear import probe, scaler
 from selfie_jax.evaluation.readouts.probe_training import (
@@ -170,6 +171,11 @@ def test_a_weak_signal_in_many_features_is_not_lost_in_the_noise_of_the_others()
   low, high = metrics.wilson_interval(peer.score(z[split.test], labels[split.test]), len(split.test))
   assert low < accuracy(found, labels, split)
   assert found.details['weight_decay'] == 0.1
+
+
+def test_pairs_that_are_all_unstable_are_one_clear_line():
+  with pytest.raises(UserError, match='is 0.003, and at most 0.001 is stable'):
+    probed(*task(signal=1.0), config=dataclasses.replace(CONFIG, learning_rates=(3e-2,), weight_decays=(0.1,)))
 
 
 def test_a_tie_on_the_validation_set_goes_to_the_later_epoch():

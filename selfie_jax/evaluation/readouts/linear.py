@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from selfie_jax.config import Evaluation
+from selfie_jax.errors import UserError
 from selfie_jax.evaluation.readouts.prediction import Prediction
 from selfie_jax.evaluation.readouts.probe_training import Candidates, Members, Settings, fit, predict
 from selfie_jax.evaluation.readouts.rows import cut_rows, pad_rows
@@ -54,6 +55,9 @@ def probe(
 
   Returns:
     One prediction a split; of a multi-label task they are logits.
+
+  Raises:
+    UserError: the product of every pair is above 1e-3.
   """
   of_seeds = [[split] * len(evaluation.seeds) for split in splits]
   return probe_each(features, labels, of_seeds, evaluation, learning_rates=learning_rates, evar=evar)
@@ -82,8 +86,13 @@ def probe_each(
   multi_label = labels.ndim == 2
   num_classes = labels.shape[1] if multi_label else int(labels.max()) + 1
   decays = (_EVAR_WEIGHT_DECAY,) if evar else evaluation.weight_decays
-  pairs = itertools.product(decays, learning_rates)
-  decays, rates = zip(*(pair for pair in pairs if math.prod(pair) <= 1.001 * _MOST_SHRINKAGE), strict=True)
+  pairs = [pair for pair in itertools.product(decays, learning_rates) if math.prod(pair) <= 1.001 * _MOST_SHRINKAGE]
+  if not pairs:
+    raise UserError(
+      f'the smallest product of a learning rate and a weight decay is {min(learning_rates) * min(decays):g}, and '
+      f'at most {_MOST_SHRINKAGE:g} is stable: add a smaller one to learning_rates or weight_decays'
+    )
+  decays, rates = zip(*pairs, strict=True)
   settings = Settings(
     epochs=evaluation.epochs,
     patience=evaluation.patience,
