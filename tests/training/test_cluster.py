@@ -97,6 +97,9 @@ def say(port, line):
   for _ in range(3000):
     try:
       stranger = socket.create_connection(('127.0.0.1', port), timeout=10)
+      if stranger.getsockname() == stranger.getpeername():  # TCP lets a free port be called from itself.
+        stranger.close()
+        continue
       stranger.sendall(line)
       return stranger
     except OSError:
@@ -134,6 +137,17 @@ def test_the_first_process_that_dies_after_the_roll_call_is_named_too():
   codes, errors = ends([other])
   assert codes == [70]
   assert errors[0].startswith('error: process 0 (n7) is gone: it came to the roll call, and ended before all were')
+
+
+def test_an_answer_is_understood_also_if_more_has_come_after_it():
+  """As where a process is slow to read, and process 0 quick to connect."""
+  with socket.create_server(('127.0.0.1', 0)) as first:
+    first.settimeout(30)
+    calls = call_rolls([Place(f'127.0.0.1:{first.getsockname()[1]}', 2, 1)], 0.2)
+    with first.accept()[0] as connection:
+      connection.recv(1 << 12)
+      connection.sendall(introduction(0, of=2, hosts=['n7', 'n8']) + introduction(0, of=2, connected=True))
+      assert results_of(calls) == [('n7', 'n8')]
 
 
 def test_a_process_that_cannot_reach_the_coordinator_says_its_address():

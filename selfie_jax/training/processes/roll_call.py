@@ -169,6 +169,11 @@ def _read(connection: socket.socket, guest: _Guest) -> bool:
   guest.received += received
   if not received or len(guest.received) > _LONGEST_LINE:
     return False
+  return _take_lines(guest)
+
+
+def _take_lines(guest: _Guest) -> bool:
+  """Notes what the whole lines say that have come; False if they are none of ours."""
   *lines, guest.received = guest.received.split(b'\n')
   for line in lines:  # Who it is; later, perhaps, that it was told to stop.
     said = _parse(line)
@@ -254,11 +259,16 @@ def _answer(
     try:
       with contextlib.ExitStack() as stack:
         connection = stack.enter_context(socket.create_connection((host.strip('[]'), int(port)), timeout=10))
+        if connection.getsockname() == connection.getpeername():
+          raise ConnectionRefusedError('nobody listens')  # TCP lets a free port be called from itself.
         _notice_a_dead_host(connection)
-        connection.sendall(json.dumps(_introduction(place)).encode() + b'\n')
-        answer = _parse(_wait_for_line(connection, timeout_seconds + _ANSWER_SECONDS, told))
+        # Told already? With the introduction: a line of its own may come after the answer.
+        connection.sendall(json.dumps(_introduction(place) | {'told': told()}).encode() + b'\n')
+        # There may be more than the answer by now: that process 0 is connected.
+        guest = _Guest(received=_wait_for_line(connection, timeout_seconds + _ANSWER_SECONDS, told))
+        answer = guest.said if _take_lines(guest) else None
         if answer and answer.get('hosts'):
-          guests[connection] = _Guest(said=answer)
+          guests[connection] = guest
           stack.pop_all()  # It stays open.
     except OSError as error:  # Not up yet, a name that is not known yet, or gone in the middle.
       answer, reason = None, error.strerror or str(error)
@@ -276,10 +286,10 @@ def _answer(
 
 
 def _wait_for_line(connection: socket.socket, timeout_seconds: float, told: Callable[[], bool]) -> bytes:
-  """Returns the line that process 0 answers, or what has come of it; tells it meanwhile if we are told to stop."""
+  """Returns what has come once there is a line, or nothing more comes; tells process 0 if we are told to stop."""
   line, said, deadline = b'', False, time.monotonic() + timeout_seconds
   connection.settimeout(_RETRY_SECONDS)
-  while not line.endswith(b'\n') and time.monotonic() < deadline:
+  while b'\n' not in line and time.monotonic() < deadline:
     if told() and not said:
       connection.sendall(b'{"selfie_jax": "roll call", "told": true}\n')
       said = True
