@@ -96,7 +96,6 @@ def _validate_numbers(config: Config) -> None:
     'steps': config.steps,
     'microbatches': config.microbatches,
     'mesh.fsdp': config.mesh.fsdp,
-    'data.read_threads': config.data.read_threads,
     'data.prefetch_batches': config.data.prefetch_batches,
     'projector.hidden_width': config.projector.hidden_width,
     'projector.output_width': config.projector.output_width,
@@ -108,6 +107,7 @@ def _validate_numbers(config: Config) -> None:
   _check_at_least_one(at_least_one)
   at_least_zero = {
     'seed': config.seed,
+    'data.read_threads': config.data.read_threads,
     'projector.hidden_layers': config.projector.hidden_layers,
     'objective.invariance': config.objective.invariance,
     'objective.diversity': config.objective.diversity,

@@ -1,29 +1,23 @@
 """Batches of crops, each a function of (seed, step) alone.
 
-Grain shuffles all clips, anew each epoch, by a permutation that it evaluates index by index. Nothing is buffered, so
-the whole state of the pipeline is the number of the next step, on any number of hosts. What it makes is only a plan:
-which clips are in a batch, and where their crops start. Then all of a batch is read at once, in parallel where it lies
-in an object store, and no more of a clip than is needed.
+All clips are shuffled, anew each epoch, by a permutation that is a function of the seed and the epoch. No clip is
+buffered: the whole state of the pipeline is the number of the next step, on any number of hosts. A batch is planned as
+a whole: which clips are in it, and where their crops start. Then all of it is read at once, in parallel where it lies
+in an object store, and no more of a clip than is needed. Grain's threads do so ahead of the training.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import grain
 import numpy as np
 
 from selfie_jax.data.damage import DamageLog
+from selfie_jax.data.plan import Plan, choose_starts
 from selfie_jax.data.ranges import read_ranges
 from selfie_jax.data.source import DataSource
 from selfie_jax.data.tfrecord import DamagedRecordError
 from selfie_jax.errors import UserError
-
-
-class _Crop(NamedTuple):
-  """What a plan is made of: a clip, by its number in the source, and the sample that its crop starts at."""
-
-  clip: int
-  start: int
+from selfie_jax.files import is_remote
 
 
 def batches(
@@ -53,8 +47,8 @@ def batches(
 
   Args:
     source: from `open_data`. Of its settings, `read_threads` is the number of threads that read, each a whole batch at
-      a time (so more than `prefetch_batches` have nothing to do), and `prefetch_batches` that of the batches which are
-      ready, or being read, ahead of the one yielded last.
+      a time (so more than `prefetch_batches` have nothing to do), or 0: as many as serve the source's kind; and
+      `prefetch_batches` that of the batches which are ready, or being read, ahead of the one yielded last.
     batch_size: clips in the batch of all hosts.
     crop_samples: length of a crop; shorter clips are zero-padded at their end.
     seed: of the order and of the crops.
@@ -74,105 +68,95 @@ def batches(
   if batch_size % process_count:
     raise UserError(f'batch_size {batch_size} is not a multiple of the number of hosts, {process_count}')
   settings = source.settings
-  plan = _plan(source, crop_samples, seed)
-  reader = _BatchReader(source, plan, batch_size, crop_samples, seed)
-  parts = _in_batches(plan, batch_size // process_count).map_with_index(reader.read)
-  mine = parts[process_index::process_count][start_step:]
-  threads = min(settings.read_threads, settings.prefetch_batches)
+  reader = _BatchReader(source, Plan(source, crop_samples, seed), batch_size, crop_samples, seed)
+  size = batch_size // process_count
+
+  def read(step: int) -> dict[str, np.ndarray | int]:
+    first = step * batch_size + process_index * size
+    return reader.read(range(first, first + size))
+
+  steps = grain.MapDataset.range(start_step, 2**62 // batch_size).map(read)
+  threads = settings.read_threads or (1 if _is_one_threads_work(source) else 4)
+  threads = min(threads, settings.prefetch_batches)
   return iter(
-    mine.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=settings.prefetch_batches))
+    steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=settings.prefetch_batches))
   )
 
 
-def _plan(source: DataSource, crop_samples: int, seed: int) -> grain.MapDataset:
-  """Returns the endless sequence of `_Crop`s."""
-  # Explicit seeds: those that Grain derives by itself depend on a transformation's place in the chain.
-  order_seed, crop_seed = map(int, np.random.SeedSequence(seed).generate_state(2))
-  orders = []
-  for place, (start, dataset) in enumerate(zip(source.starts, source.datasets, strict=True)):
-    if place:  # The first one's order is that of the dataset by itself.
-      order_seed = int(np.random.SeedSequence(seed, spawn_key=(place,)).generate_state(1)[0])
-    orders.append(grain.MapDataset.range(start, start + len(dataset.clips)).shuffle(seed=order_seed).repeat())
+def _is_one_threads_work(source: DataSource) -> bool:
+  """Whether more threads would only take turns at Python's lock, and cost 2 to 4 times as much CPU: no faster.
 
-  def choose(clip: int, rng: np.random.Generator) -> _Crop:
-    return _Crop(clip, choose_start(source.samples(clip), crop_samples, rng))
-
-  # `repeat` comes before `random_map` and `batch`: crops differ between epochs, and no batch is cut at an epoch's end.
-  # (A mixture of one is its order, at a price.)
-  mixture = orders[0] if len(orders) == 1 else grain.MapDataset.mix(orders, source.weights)
-  return mixture.random_map(choose, seed=crop_seed)
-
-
-def _in_batches(plan: grain.MapDataset, size: int) -> grain.MapDataset:
-  # There is no remainder to drop, but without this Grain rounds the endless length in floating point, and overflows.
-  return plan.batch(size, drop_remainder=True, batch_fn=list)
-
-
-def choose_start(samples: int, crop_samples: int, rng: np.random.Generator) -> int:
-  """Returns where a crop starts in a clip: anywhere, if the clip is longer, with the same probability."""
-  return int(rng.integers(max(samples - crop_samples, 0), endpoint=True))
+  So it is with int16 in local files, of which a range takes 10 to 30 us, if it is in memory (else the kernel of most
+  file systems fetches several at once). A store is waited for, and decoding FLAC lets go of the lock.
+  """
+  return all(
+    not is_remote(dataset.path) and dataset.manifest.source.audio_format == 'int16' for dataset in source.datasets
+  )
 
 
 class _BatchReader:
   """Reads what is planned. Everything in it is a function of the plan and of the files, but for the count of damage."""
 
-  def __init__(self, source: DataSource, plan: grain.MapDataset, batch_size: int, crop_samples: int, seed: int) -> None:
+  def __init__(self, source: DataSource, plan: Plan, batch_size: int, crop_samples: int, seed: int) -> None:
     self._source = source
     self._whole_record = source.settings.read == 'record'
-    self._plans = _in_batches(plan, batch_size)
+    self._plan = plan
     self._batch_size = batch_size
     self._crop_samples = crop_samples
     self._seed = seed
     self._damage = DamageLog(source.settings.on_damage, source.settings.max_damaged)
 
-  def read(self, part: int, crops: Sequence[_Crop]) -> dict[str, np.ndarray | int]:
-    """Reads the part of that number of the sequence of all hosts' parts."""
-    audio = np.zeros((len(crops), self._crop_samples), np.int16)
-    clips = np.array([crop.clip for crop in crops])
+  def read(self, positions: range) -> dict[str, np.ndarray | int]:
+    """Reads what is planned for n positions of the endless sequence, all of one batch."""
+    clips = self._plan.clips(positions)
+    starts = self._plan.starts(positions, clips)
+    audio = np.zeros((len(clips), self._crop_samples), np.int16)
     damaged = 0
-    for i, (crop, piece) in enumerate(zip(crops, self._read_pieces(crops), strict=True)):
+    for i, piece in enumerate(self._read_pieces(clips, starts)):
       if isinstance(piece, DamagedRecordError):
         damaged += 1
-        clips[i], piece = self._replace(part * len(crops) + i, crop, piece)
+        clips[i], piece = self._replace(positions[i], int(clips[i]), piece)
       audio[i, : len(piece)] = piece
-    places = np.searchsorted(self._source.starts, clips, side='right') - 1
-    numbers = clips - np.array(self._source.starts)[places]
+    places, numbers = self._source.find(clips)
     return {'audio': audio, 'dataset': places, 'index': numbers, 'damaged': damaged}
 
-  def _read_pieces(self, crops: Sequence[_Crop]) -> Iterator[np.ndarray | DamagedRecordError]:
+  def _read_pieces(self, clips: np.ndarray, starts: np.ndarray) -> Iterator[np.ndarray | DamagedRecordError]:
     """Yields the samples of crops, all asked for at once: the shorter ones not padded."""
-    found = []  # (reader, clip, start, samples) of each.
-    for number, start in crops:
-      place, clip = self._source.find(number)
-      clips = self._source.datasets[place].clips
-      found.append((clips, clip, start, min(clips.samples(clip) - start, self._crop_samples)))
+    places, numbers = (found.tolist() for found in self._source.find(clips))
+    readers = [self._source.datasets[place].clips for place in places]
+    records = [reader.find(number) for reader, number in zip(readers, numbers, strict=True)]
+    crops = [
+      (record, start, min(record.samples - start, self._crop_samples))
+      for record, start in zip(records, starts.tolist(), strict=True)
+    ]
     if self._whole_record:
-      ranges = [clips.record_range(clip) for clips, clip, *_ in found]
+      ranges = [reader.record_range(record) for reader, record in zip(readers, records, strict=True)]
     else:
-      ranges = [clips.crop_range(*where) for clips, *where in found]
+      ranges = [reader.crop_range(*crop) for reader, crop in zip(readers, crops, strict=True)]
       for dataset in self._source.datasets:
         dataset.clips.notice_changes()
-    for (clips, clip, start, samples), data in zip(found, read_ranges(ranges), strict=True):
+    for reader, (record, start, samples), data in zip(readers, crops, read_ranges(ranges), strict=True):
       try:
         if self._whole_record:
-          yield clips.audio_of_record(clip, start, samples, data)
+          yield reader.audio_of_record(record, start, samples, data)
         else:
-          yield clips.audio_of_crop(clip, samples, data)
+          yield reader.audio_of_crop(record, samples, data)
       except DamagedRecordError as error:
         yield error
 
-  def _replace(self, position: int, crop: _Crop, error: DamagedRecordError) -> tuple[int, np.ndarray]:
+  def _replace(self, position: int, damaged: int, error: DamagedRecordError) -> tuple[int, np.ndarray]:
     """Returns another clip of the same dataset, and a crop of it, for `position` in the endless sequence.
 
     Raises:
       UserError: nothing is to be skipped, too much is damaged, or there is no clip left.
     """
-    self._damage.add(crop.clip, error)
+    self._damage.add(damaged, error)
     batch, place = divmod(position, self._batch_size)
-    for attempt, clip in enumerate(self._candidates(batch, place, crop.clip)):
-      rng = np.random.default_rng((self._seed, position, attempt))
-      start = choose_start(self._source.samples(clip), self._crop_samples, rng)
-      (piece,) = self._read_pieces([_Crop(clip, start)])
+    for attempt, clip in enumerate(self._candidates(batch, place, damaged)):
+      alone = np.array([clip])
+      word = np.random.SeedSequence((self._seed, position, attempt)).generate_state(1, np.uint64)
+      start = choose_starts(word, self._source.samples(alone), self._crop_samples)
+      (piece,) = self._read_pieces(alone, start)
       if not isinstance(piece, DamagedRecordError):
         return clip, piece
       self._damage.add(clip, piece)
@@ -184,10 +168,10 @@ class _BatchReader:
     They are shuffled once a batch and dealt to its places like cards, so that two places do not come to the same clip
     (other hosts cannot be asked); a place that has used up its own goes on with its neighbours'.
     """
-    which, _ = self._source.find(damaged)
+    which = int(self._source.find(np.array([damaged]))[0][0])
     first = self._source.starts[which]
     every = np.arange(first, first + len(self._source.datasets[which].clips))
-    planned = [crop.clip for crop in self._plans[batch]]  # Of all hosts.
+    planned = self._plan.clips(range(batch * self._batch_size, (batch + 1) * self._batch_size))  # Of all hosts.
     others = every[~np.isin(every, planned)]
     if not len(others):  # A batch that has all clips has copies anyway.
       others = every[every != damaged]

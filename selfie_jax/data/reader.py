@@ -5,6 +5,7 @@ import itertools
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,19 @@ from selfie_jax.files import FileState, PathLike, as_path, is_remote, list_files
 # so old, at most, is trusted.
 _LISTING_SECONDS = 10.0
 _PATIENCE_SECONDS = 150.0  # With a store that does not list, before the job gives up.
+
+
+class Record(NamedTuple):
+  """Where a clip lies: the number of its shard, that of its record in there, and its row of the index."""
+
+  shard: int
+  number: int
+  offset: int
+  length: int
+  audio_start: int
+  audio_bytes: int
+  samples: int
+  crc: int
 
 
 class ClipReader:
@@ -71,71 +85,65 @@ class ClipReader:
       DamagedRecordError: its record is damaged or gone.
       UserError: the object store does not answer.
     """
-    samples = self.samples(clip)
-    (read,) = read_ranges([self.record_range(clip)])
-    return {'audio': self.audio_of_record(clip, 0, samples, read), 'index': np.int64(clip)}
+    record = self.find(clip)
+    (read,) = read_ranges([self.record_range(record)])
+    return {'audio': self.audio_of_record(record, 0, record.samples, read), 'index': np.int64(clip)}
 
-  def samples(self, clip: int) -> int:
-    """Returns how long a clip is."""
-    return int(self._samples[clip])
+  def samples(self, clips: np.ndarray) -> np.ndarray:
+    """Returns how long (n,) clips are."""
+    return self._samples[clips]
 
-  def _find(self, clip: int) -> tuple[int, int, tuple[int, ...]]:
-    """Returns the number of the clip's shard, that of its record in there, and its row of the index."""
+  def find(self, clip: int) -> Record:
+    """Returns where a clip lies."""
     # The last shard that starts here or before: it is the right one also where empty shards start at the same number.
-    which = bisect.bisect_right(self._starts, clip) - 1
-    return which, clip - self._starts[which], self._index[clip].item()
+    shard = bisect.bisect_right(self._starts, clip) - 1
+    return Record(shard, clip - self._starts[shard], *self._index[clip].item())
 
-  def name(self, clip: int) -> str:
-    """Returns how messages name the clip's record."""
-    which, number, _ = self._find(clip)
-    return tfrecord.name_record(self._paths[which], number)
+  def _name(self, record: Record) -> str:
+    """Returns how messages name a record."""
+    return tfrecord.name_record(self._paths[record.shard], record.number)
 
-  def record_range(self, clip: int) -> Range:
-    """Returns where a clip's whole record lies."""
-    which, _, (offset, length, *_) = self._find(clip)
-    return Range(self._paths[which], offset, length + tfrecord.FRAME_BYTES)
+  def record_range(self, record: Record) -> Range:
+    """Returns where a whole record lies."""
+    return Range(self._paths[record.shard], record.offset, record.length + tfrecord.FRAME_BYTES)
 
-  def crop_range(self, clip: int, start: int, samples: int) -> Range:
-    """Returns where `samples` samples of a clip lie, from sample `start` on; its audio must be int16."""
-    which, _, (offset, _, audio_start, *_) = self._find(clip)
-    first = offset + tfrecord.HEADER_BYTES + audio_start + 2 * start
-    return Range(self._paths[which], first, 2 * samples, self._states.get(self._names[which]))
+  def crop_range(self, record: Record, start: int, samples: int) -> Range:
+    """Returns where `samples` samples of a record lie, from sample `start` on; its audio must be int16."""
+    first = record.offset + tfrecord.HEADER_BYTES + record.audio_start + 2 * start
+    return Range(self._paths[record.shard], first, 2 * samples, self._states.get(self._names[record.shard]))
 
-  def audio_of_record(self, clip: int, start: int, samples: int, read: bytes | OSError) -> np.ndarray:
+  def audio_of_record(self, record: Record, start: int, samples: int, read: bytes | OSError) -> np.ndarray:
     """Returns a piece of a clip, (samples,) int16 and read-only, given what was read of its `record_range`.
 
     Raises:
       DamagedRecordError: the record is damaged, or gone, or another one than the index knows.
     """
-    which, number, (_, length, audio_start, audio_bytes, _, crc) = self._find(clip)
-    path = self._paths[which]
-    self._check_shard(which, number)
-    data = tfrecord.unframe(tfrecord.check_read(read, path, number), path, number, length, crc)
+    path, audio_start = self._paths[record.shard], record.audio_start
+    self._check_shard(record)
+    read = tfrecord.check_read(read, path, record.number)
+    data = tfrecord.unframe(read, path, record.number, record.length, record.crc)
     if not self._flac:
       return np.frombuffer(data, '<i2', count=samples, offset=audio_start + 2 * start)
     try:
-      return shards.decode_flac(data[audio_start : audio_start + audio_bytes], start, samples)
+      return shards.decode_flac(data[audio_start : audio_start + record.audio_bytes], start, samples)
     except ValueError as error:  # Its CRC is right: it was written like that.
-      raise DamagedRecordError(f'{tfrecord.name_record(path, number)} is damaged: {error}') from error
+      raise DamagedRecordError(f'{self._name(record)} is damaged: {error}') from error
 
-  def audio_of_crop(self, clip: int, samples: int, read: bytes | OSError) -> np.ndarray:
+  def audio_of_crop(self, record: Record, samples: int, read: bytes | OSError) -> np.ndarray:
     """Returns the piece of a clip, (samples,) int16 and read-only, given what was read of its `crop_range`.
 
     Raises:
       DamagedRecordError: the shard is gone, too short, or was replaced.
     """
-    which, number, _ = self._find(clip)
-    self._check_shard(which, number)
-    data = tfrecord.check_read(read, self._paths[which], number)
+    self._check_shard(record)
+    data = tfrecord.check_read(read, self._paths[record.shard], record.number)
     if len(data) != 2 * samples:
-      raise DamagedRecordError(
-        f'{tfrecord.name_record(self._paths[which], number)} is damaged: the file ends in its data'
-      )
+      raise DamagedRecordError(f'{self._name(record)} is damaged: the file ends in its data')
     return np.frombuffer(data, '<i2')
 
-  def _check_shard(self, which: int, number: int) -> None:
-    if self._problems and (problem := self._problems.get(self._names[which])):
-      raise DamagedRecordError(f'cannot read {tfrecord.name_record(self._paths[which], number)}: {problem}')
+  def _check_shard(self, record: Record) -> None:
+    if self._problems and (problem := self._problems.get(self._names[record.shard])):
+      raise DamagedRecordError(f'cannot read {self._name(record)}: {problem}')
 
   def find_replaced(self) -> list[str]:
     """Compares the last CRC of every shard with the index's, and returns what is wrong with those that differ.
@@ -143,15 +151,15 @@ class ClipReader:
     It costs a small read a shard, and is all there is to tell a shard from another one of the same size where only
     crops are read. Those found are not read from then on.
     """
-    last = [start + entry.clips - 1 for start, entry in zip(self._starts, self._entries) if entry.clips]
-    ranges = [self.record_range(clip) for clip in last]
+    last = [self.find(start + entry.clips - 1) for start, entry in zip(self._starts, self._entries) if entry.clips]
+    ranges = [self.record_range(record) for record in last]
     footers = [Range(where.path, where.start + where.length - tfrecord.FOOTER_BYTES, 4) for where in ranges]
     found = []
-    for clip, where, footer in zip(last, ranges, read_ranges(footers)):
+    for record, where, footer in zip(last, ranges, read_ranges(footers)):
       name = where.path.rpartition('/')[2]
-      if name not in self._problems and footer != int(self._index[clip]['crc']).to_bytes(4, 'little'):
+      if name not in self._problems and footer != record.crc.to_bytes(4, 'little'):
         self._problems[name] = 'it is not the shard that its index was made for'
-        found.append(f'{self.name(clip)}: {self._problems[name]}')
+        found.append(f'{self._name(record)}: {self._problems[name]}')
     return found
 
   def notice_changes(self) -> None:

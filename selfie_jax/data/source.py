@@ -1,6 +1,5 @@
 """What a run reads: one dataset, or a mixture of several, opened and checked once."""
 
-import bisect
 import dataclasses
 import functools
 import hashlib
@@ -8,6 +7,8 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
+
+import numpy as np
 
 from selfie_jax.config import Data, LogMel, Part
 from selfie_jax.data.dataset import Dataset, check_log_mel, open_dataset
@@ -30,15 +31,19 @@ class DataSource:
     """The number of each dataset's first clip."""
     return [0, *itertools.accumulate(len(dataset.clips) for dataset in self.datasets[:-1])]
 
-  def find(self, clip: int) -> tuple[int, int]:
-    """Returns which dataset a clip is of, and its number in there."""
-    place = bisect.bisect_right(self.starts, clip) - 1
-    return place, clip - self.starts[place]
+  def find(self, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which datasets (n,) clips are of, and their numbers in there, both (n,) int64."""
+    starts = np.array(self.starts)
+    places = np.searchsorted(starts, clips, side='right') - 1
+    return places, clips - starts[places]
 
-  def samples(self, clip: int) -> int:
-    """Returns how long a clip is."""
-    place, number = self.find(clip)
-    return self.datasets[place].clips.samples(number)
+  def samples(self, clips: np.ndarray) -> np.ndarray:
+    """Returns how long (n,) clips are: (n,) int64."""
+    places, numbers = self.find(clips)
+    samples = np.empty_like(clips)
+    for place in set(places.tolist()):
+      samples[places == place] = self.datasets[place].clips.samples(numbers[places == place])
+    return samples
 
   @property
   def num_clips(self) -> int:

@@ -50,7 +50,8 @@ def take(path, count, **changes):
 
 def flip_in_clip(folder, clip):
   """Flips a bit of the audio of a clip."""
-  where = open_dataset(folder).clips.crop_range(clip, 9_000, 1)
+  clips = open_dataset(folder).clips
+  where = clips.crop_range(clips.find(clip), 9_000, 1)
   flip_byte(folder / f'train-{clip // 8:05d}-of-00005.tfrecord', where.start)
 
 
