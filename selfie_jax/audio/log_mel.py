@@ -39,9 +39,13 @@ def log_mel(audio: jax.Array, config: LogMel, *, portable: bool = False) -> jax.
   """
   if audio.dtype == jnp.int16:
     audio = audio.astype(jnp.float32) * _INT16_SCALE
-  frames = _frame(audio.astype(jnp.float32), config.n_fft, config.hop_length)
-  power = _power_by_matmul(frames) if portable else _power_spectrum(frames)
-  mel = jnp.einsum('btf,fm->bmt', power, mel_filterbank(config), precision=jax.lax.Precision.HIGHEST)
+  by_matmul = functools.partial(_mel_by_matmul, config=config)
+  by_fft = functools.partial(mel_by_fft, config=config)
+  # A matrix product where XLA's FFT is slow to run and slow to compile. The platform that the program is lowered for
+  # decides, not the one of this process: `selfie_jax.compile` compiles for TPUs where there are none.
+  platforms = {'tpu': by_matmul, 'cpu': functools.partial(by_fft, clip_by_clip=True), 'default': by_fft}
+  audio = audio.astype(jnp.float32)
+  mel = by_matmul(audio) if portable else jax.lax.platform_dependent(audio, **platforms)
   return jnp.log(mel + EPS)
 
 
@@ -57,13 +61,6 @@ def _frame(audio: jax.Array, n_fft: int, hop: int) -> jax.Array:
   return jnp.concatenate([hops[:, i : i + count] for i in range(hops_per_frame)], axis=-1)[..., :n_fft]
 
 
-def _power_spectrum(frames: jax.Array) -> jax.Array:
-  """|DFT|^2 of Hann-windowed frames, (batch, count, n_fft) to (batch, count, n_fft // 2 + 1)."""
-  # A matrix product where XLA's FFT is slow to run and slow to compile. The platform that the program is lowered for
-  # decides, not the one of this process: `selfie_jax.compile` compiles for TPUs where there are none.
-  return jax.lax.platform_dependent(frames, tpu=_power_by_matmul, default=_power_by_fft)
-
-
 def _hann(n_fft: int) -> np.ndarray:
   return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)  # Periodic, as librosa's.
 
@@ -75,32 +72,51 @@ def windowed_dft(n_fft: int) -> np.ndarray:
   return np.concatenate([window * np.cos(angles), window * np.sin(angles)], axis=1).astype(np.float32)
 
 
-def _power_by_matmul(frames: jax.Array) -> jax.Array:
-  product = jnp.matmul(frames, windowed_dft(frames.shape[-1]), precision=jax.lax.Precision.HIGHEST)
+def _mel_by_matmul(audio: jax.Array, config: LogMel) -> jax.Array:
+  """Mel power spectrogram (batch, n_mels, frames) of audio (batch, samples)."""
+  frames = _frame(audio, config.n_fft, config.hop_length)
+  product = jnp.matmul(frames, windowed_dft(config.n_fft), precision=jax.lax.Precision.HIGHEST)
   real, imaginary = jnp.split(product, 2, axis=-1)
-  return real**2 + imaginary**2
+  return _mel(real**2 + imaginary**2, mel_filterbank(config))
 
 
-def _power_by_fft(frames: jax.Array) -> jax.Array:
+def mel_by_fft(audio: jax.Array, config: LogMel, clip_by_clip: bool = False) -> jax.Array:
+  """Mel power spectrogram (batch, n_mels, frames) of audio (batch, samples), by FFTs in float64."""
+  with jax.enable_x64(True):  # For the window.
+    return _partitioned(audio, _hann(config.n_fft), mel_filterbank(config), config.hop_length, clip_by_clip)
+
+
+def _mel(power: jax.Array, filters: jax.Array) -> jax.Array:
+  return jnp.einsum('btf,fm->bmt', power, filters, precision=jax.lax.Precision.HIGHEST)
+
+
+def _mel_of_shard(audio: jax.Array, window: jax.Array, filters: jax.Array, hop: int, clip_by_clip: bool) -> jax.Array:
+  if clip_by_clip:
+    # In float64, frames that overlap are 13 times their audio. Those of one clip stay in a CPU's cache; those of a
+    # batch cost more than their FFT does, in memory traffic and page faults.
+    return jax.lax.map(lambda clip: _mel_of_shard(clip[None], window, filters, hop, clip_by_clip=False)[0], audio)
   # In float32 the FFT's rounding noise can outweigh a quiet band under a loud one (errors up to 7e-4 on recordings).
-  with jax.enable_x64(True):
-    spectrum = _rfft(frames.astype(jnp.float64) * _hann(frames.shape[-1]))
-    return (spectrum.real**2 + spectrum.imag**2).astype(jnp.float32)
-
-
-def _rfft_of_shard(frames: jax.Array) -> jax.Array:
   with jax.enable_x64(True):  # Also here, because a partition is traced later, outside the caller's context.
-    return jnp.fft.rfft(frames)
+    spectrum = jnp.fft.rfft(_frame(audio, len(window), hop).astype(jnp.float64) * window)
+    power = (spectrum.real**2 + spectrum.imag**2).astype(jnp.float32)
+  return _mel(power, filters)
 
 
-# Left to itself, XLA gathers the frames of all devices on each of them before an FFT.
-_rfft = custom_partitioning(_rfft_of_shard)
+# Left to itself, XLA gathers the frames of all devices on each of them before an FFT, and their clips before a loop.
+_partitioned = custom_partitioning(_mel_of_shard, static_argnums=(3, 4))
 
 
-def _partition_rfft(
-  mesh: jax.sharding.Mesh, arguments: tuple[jax.ShapeDtypeStruct], result: jax.ShapeDtypeStruct
-) -> tuple[jax.sharding.Mesh, Callable[[jax.Array], jax.Array], NamedSharding, tuple[NamedSharding]]:
-  return mesh, _rfft_of_shard, result.sharding, (arguments[0].sharding,)
+def _partition(
+  hop: int,
+  clip_by_clip: bool,
+  mesh: jax.sharding.Mesh,
+  arguments: tuple[jax.ShapeDtypeStruct, ...],
+  result: jax.ShapeDtypeStruct,
+) -> tuple[jax.sharding.Mesh, Callable[..., jax.Array], NamedSharding, tuple[NamedSharding, ...]]:
+  of_shard = functools.partial(_mel_of_shard, hop=hop, clip_by_clip=clip_by_clip)
+  return mesh, of_shard, result.sharding, tuple(argument.sharding for argument in arguments)
 
 
-_rfft.def_partition(_partition_rfft, sharding_rule='b t s -> b t f', need_replication_factors=('s', 'f'))
+_partitioned.def_partition(
+  _partition, sharding_rule='b s, n, f m -> b m t', need_replication_factors=('s', 'n', 'f', 'm', 't')
+)

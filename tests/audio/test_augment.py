@@ -48,7 +48,8 @@ def test_mix_adds_energies():
   x, other = spectrograms(5), spectrograms(5, seed=1)
   share = np.array([0, 0.1, 0.5, 0.9, 1])
   expected = [np.log((1 - a) * np.exp(p) + a * np.exp(q) + EPS) for p, q, a in zip(x, other, share, strict=True)]
-  np.testing.assert_allclose(augment.mix(x, other, jnp.asarray(share)), expected, rtol=1e-4, atol=1e-5)
+  ours = augment.mix(jnp.exp(x), jnp.exp(other), jnp.asarray(share))
+  np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 def partners(batch, group, seed=0):
@@ -133,6 +134,27 @@ def test_random_resize_crop_is_a_bicubic_resize_of_a_crop_of_the_canvas():
     top, left = int(u[1, i] * (n_mels - height + 1)), int(u[3, i] * (canvas_frames - width + 1))
     expected = resize_crop(x[i], top, height, left, width, canvas_frames)
     np.testing.assert_allclose(ours[i], expected, rtol=0, atol=1e-5, err_msg=f'{height} x {width} at {top}, {left}')
+
+
+@pytest.mark.parametrize('resize', [augment.resize_rows_by_taps, augment.resize_rows_by_matrix])
+def test_rows_are_resized_alike_on_cpus_and_on_accelerators(resize):
+  # Spans within the axis, over its ends and past them, which are zeros.
+  tops, heights = np.array([0, 0, 5, -7, 10, -30, 16, 63]), np.array([64, 1, 38, 64, 60, 144, 2, 2])
+  x = np.random.default_rng(0).standard_normal((len(tops), 64, 24))
+  ours = jax.jit(resize)(x.astype(np.float32), tops, heights)
+  padded = np.pad(x, ((0, 0), (64, 64 + 24), (0, 0)))
+  for i, (top, height) in enumerate(zip(tops, heights, strict=True)):
+    expected = np.apply_along_axis(resize_axis, 0, padded[i, 64 + top : 64 + top + height], 64)
+    np.testing.assert_allclose(ours[i], expected, rtol=0, atol=5e-6, err_msg=f'{height} from {top}')
+  np.testing.assert_array_equal(ours[0], x[0].astype(np.float32))  # The whole axis is exactly itself.
+
+
+@pytest.mark.parametrize(('platform', 'products'), [('cpu', 1), ('tpu', 2), ('cuda', 2)])
+def test_rows_are_picked_on_cpus_and_multiplied_elsewhere(platform, products):
+  traced = jax.jit(augment.random_resize_crop, static_argnums=(2, 3, 4)).trace(
+    spectrograms(4), np.zeros((4, 4), np.float32), (0.6, 1.5), (0.6, 1.5), 1.5
+  )
+  assert traced.lower(lowering_platforms=(platform,)).as_text().count('stablehlo.dot_general') == products
 
 
 @pytest.mark.parametrize('length', [1, 2, 38, 64, 144])
