@@ -33,7 +33,7 @@ from selfie_jax.training.monitoring.monitor import Monitor
 from selfie_jax.training.optimizer import make_optimizer
 from selfie_jax.training.processes import cluster
 from selfie_jax.training.processes.watchdog import Watchdog
-from selfie_jax.training.programs import compilation
+from selfie_jax.training.programs import compilation, host_memory
 from selfie_jax.training.state import abstract_state, init_state
 from selfie_jax.training.step import make_train_step
 
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
   stop = preemption.heed()
   asked = parse_training(arguments)
   config, workdir = asked.config, asked.workdir
+  host_memory.keep_freed_memory()
   with cluster.joined(config.cluster), Watchdog(config.watchdog_minutes) as watchdog:
     cluster.check_alike(asked)
     # ----------------------------------------------------------- devices, data: all else that a user can get wrong

@@ -1,5 +1,6 @@
 """AudioNTT, the convolutional encoder of BYOL-A (Niizumi et al., arXiv 2103.06695 and 2204.07402)."""
 
+import math
 from collections.abc import Iterator
 
 import jax
@@ -8,8 +9,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from selfie_jax import config as config_lib
-from selfie_jax.models import pooling
-from selfie_jax.models.normalization import batch_norm
+from selfie_jax.models import first_block, pooling
+from selfie_jax.models.convolution import convolve_3x3
+from selfie_jax.models.max_pool import max_pool_2x2
+from selfie_jax.models.normalization import average_in, batch_norm
 
 
 class AudioNTT(nnx.Module):
@@ -143,8 +146,20 @@ class ConvBlock(nnx.Module):
 
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Takes (n, mels, frames, in_channels) to (n, mels // 2, frames // 2, out_channels)."""
-    x = self.norm(self.conv(x), use_running_average=not train)
+    x, kernel, bias = self.conv.promote_dtype((x, self.conv.kernel[...], self.conv.bias[...]), dtype=self.dtype)
+    # In bfloat16 the normalisation's statistics are those of the convolution's rounded output, so it has to be there.
+    if train and x.shape[-1] == 1 and jnp.finfo(self.dtype).bits >= 32:
+      return self._train_on_one_channel(x[..., 0], kernel[:, :, 0], bias)
+    x = self.norm(convolve_3x3(x, kernel) + bias, use_running_average=not train)
     return max_pool_2x2(nnx.relu(x).astype(self.dtype))
+
+  def _train_on_one_channel(self, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """The same from (n, mels, frames), with the normalisation by batch statistics folded into the convolution."""
+    mean, variance = first_block.output_statistics(x, kernel, bias, self.norm.axis_name)
+    average_in(self.norm, mean, variance)
+    scale = self.norm.scale[...] * jax.lax.rsqrt(variance + self.norm.epsilon)
+    folded = kernel * scale, (bias - mean) * scale + self.norm.bias[...]
+    return first_block.convolve_rectify_pool(x, *(weight.astype(self.dtype) for weight in folded))
 
 
 def _by_frame(x: jax.Array) -> jax.Array:
@@ -154,56 +169,20 @@ def _by_frame(x: jax.Array) -> jax.Array:
 
 
 def drop_out(x: jax.Array, rate: float, keys: jax.Array) -> jax.Array:
-  """Sets a share `rate` of the values to zero and scales the others by 1 / (1 - rate) (Srivastava et al., 2014).
+  """Sets a share `rate` of the values to zero and divides the others by the share kept (Srivastava et al., 2014).
 
   An example's mask is drawn from its own key, so it does not depend on the examples beside it: however the batch is cut
-  into chunks or laid out over devices, the masks are the same.
+  into chunks or laid out over devices, the masks are the same. A value takes 16 random bits, because they cost more
+  than all else here; so the share is `rate` to within 2^-17.
 
   Args:
     x: (n, ...).
     rate: share of the values, at least 0 and below 1.
     keys: (n,) random keys.
   """
-  kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
-  return jnp.where(kept, x / (1 - rate), 0)
-
-
-def max_pool_2x2(x: jax.Array) -> jax.Array:
-  """2x2 max-pool with stride 2 of (n, h, w, c); an odd last row or column is dropped, as in PyTorch.
-
-  Where several of the four are the greatest, the first in reading order gets the gradient, as in PyTorch.
-  """
-  _, h, w, _ = x.shape
-  return _max_pool_even(x[:, : h // 2 * 2, : w // 2 * 2])
-
-
-# The gradient is written out for two reasons. XLA's own for max-pools compare the input with the maximum once more, and
-# where fusions compute the two apart they may differ by a rounding, which loses that window's gradient (seen on CPU in
-# float64). And they are slow there: with `reduce_window`, slower than all convolutions together.
-@jax.custom_vjp
-def _max_pool_even(x: jax.Array) -> jax.Array:
-  return _windows(x).max((2, 4))
-
-
-def _windows(x: jax.Array) -> jax.Array:
-  n, h, w, c = x.shape
-  return x.reshape(n, h // 2, 2, w // 2, 2, c)
-
-
-def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  return _max_pool_even(x), x
-
-
-def _max_pool_backward(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-  windows = _windows(x)
-  (a, b), (c, d) = [[windows[:, :, row, :, column] for column in range(2)] for row in range(2)]
-  second_row_wins = jnp.maximum(c, d) > jnp.maximum(a, b)
-  # The one of the four that gets the gradient, 0 to 3 in reading order. In bytes, because TPUs write it out as large as
-  # the image. To stack four gradients instead takes 1.6 times the memory there, and 4 times as long on a CPU.
-  winner = jnp.where(second_row_wins, 2 + (d > c).astype(jnp.int8), (b > a).astype(jnp.int8))
-  position = jnp.arange(4, dtype=jnp.int8).reshape(2, 1, 2, 1)
-  wins = winner[:, :, None, :, None] == position
-  return (jnp.where(wins, dy[:, :, None, :, None], 0).reshape(x.shape),)
-
-
-_max_pool_even.defvjp(_max_pool_forward, _max_pool_backward)
+  kept_of_65536 = max(round((1 - rate) * 65_536), 1)
+  values = math.prod(x.shape[1:])
+  words = jax.vmap(lambda key: jax.random.bits(key, (values // 2 + values % 2,), jnp.uint32))(keys)
+  halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(len(x), -1)
+  kept = (halves[:, :values] <= kept_of_65536 - 1).reshape(x.shape)
+  return jnp.where(kept, x * (65_536 / kept_of_65536), 0)

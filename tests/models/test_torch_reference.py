@@ -68,6 +68,12 @@ def training(reference):
   return make_training(reference, jnp.float32)
 
 
+@pytest.fixture(scope='module')
+def training_in_float64(reference):
+  with jax.enable_x64(True):
+    return make_training(reference, jnp.float64)
+
+
 def make_training(reference, dtype):
   """The loss and its gradient as a function of the parameters, and the reference's initial parameters."""
   graphdef, params, stats = nnx.split(Model(dtype), nnx.Param, ...)
@@ -98,23 +104,40 @@ def on_pytorchs_side(params):
   One ReLU of the second block has an input of -3e-8 (in float64), which PyTorch's float32 rounded to a positive number,
   and that alone moves gradients by 0.7 %. A bias of 1e-6 puts our rounding on its side, and nothing else across a kink.
   """
-  bias = params['encoder']['blocks'][1]['norm']['bias']
   nudged = jax.tree.map(lambda leaf: leaf, params)
+  bias = nudged['encoder']['blocks'][1]['norm']['bias']
   nudged['encoder']['blocks'][1]['norm']['bias'] = bias.replace(bias[...].at[KINK_CHANNEL].add(1e-6))
   return nudged
 
 
-def test_every_gradient_of_the_first_step(reference, training):
+def errors_of_gradients(reference, training):
+  """The greatest error in each gradient of the first step, over the greatest of its numbers."""
   value_and_grad, params = training
   _, gradients = value_and_grad(on_pytorchs_side(params))
   ours = jax.tree.leaves_with_path(nnx.to_pure_dict(gradients))
   theirs = dict(jax.tree.leaves_with_path(from_torch(reference, 'grad')))
   assert dict(ours).keys() == theirs.keys()
+  errors = {}
   for path, gradient in ours:
     # A bias in front of a batch normalisation has no gradient but rounding errors: they count against its kernel's.
     in_front = path[-1].key == 'bias' and (path[-2].key == 'conv' or 'hidden' in (key.key for key in path))
     scale = np.abs(theirs[(*path[:-1], jax.tree_util.DictKey('kernel'))] if in_front else theirs[path]).max()
-    np.testing.assert_allclose(gradient / scale, theirs[path] / scale, rtol=0, atol=RELATIVE, err_msg=str(path))
+    errors[jax.tree_util.keystr(path, simple=True, separator='/')] = np.abs(gradient - theirs[path]).max() / scale
+  return errors
+
+
+def test_every_gradient_of_the_first_step(reference, training_in_float64):
+  with jax.enable_x64(True):
+    errors = errors_of_gradients(reference, training_in_float64)
+  assert max(errors.values()) <= RELATIVE, errors
+
+
+def test_gradients_of_the_first_step_in_float32(reference, training):
+  errors = errors_of_gradients(reference, training)
+  # In one window of the second block's max-pool two pixels are within 3e-7. Which of them float32 makes the greater
+  # one gets the gradient: that moves this kernel's by 2e-4, and others hardly.
+  del errors['encoder/blocks/1/conv/kernel']
+  assert max(errors.values()) <= RELATIVE, errors
 
 
 def losses_of_adam(reference, training):
@@ -131,9 +154,9 @@ def losses_of_adam(reference, training):
   return losses
 
 
-def test_losses_of_five_steps_of_adam(reference):
+def test_losses_of_five_steps_of_adam(reference, training_in_float64):
   with jax.enable_x64(True):
-    losses = losses_of_adam(reference, make_training(reference, jnp.float64))
+    losses = losses_of_adam(reference, training_in_float64)
   np.testing.assert_allclose(losses, reference['losses'], rtol=RELATIVE / 5)
 
 

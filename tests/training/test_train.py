@@ -60,11 +60,15 @@ HEALTH += tuple(f'representation_std_{name}' for name in ('min', 'median', 'max'
 
 
 def assert_same_steps(workdir, other, rel):
-  """The health of a few clips' representations feels a rounding of the weights more than the loss of a batch does."""
-  for ours, theirs in zip(numbers(workdir), numbers(other), strict=True):
+  """The health of a few clips' representations feels a rounding of the weights more than the loss of a batch does.
+
+  So does the gradient, once roundings have taken a ReLU or a maximum across its kink; in the first line they have not.
+  """
+  for i, (ours, theirs) in enumerate(zip(numbers(workdir), numbers(other), strict=True)):
     assert ours.keys() == theirs.keys()
+    rough = (*HEALTH, 'gradient_norm') if i else HEALTH
     for name in ours:
-      assert ours[name] == pytest.approx(theirs[name], rel=0.01 if name in HEALTH else rel), name
+      assert ours[name] == pytest.approx(theirs[name], rel=0.01 if name in rough else rel), name
 
 
 def numbers(workdir):

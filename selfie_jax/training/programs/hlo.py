@@ -91,6 +91,16 @@ class Collective:
     return {'all-reduce': 2 * others, 'collective-permute': 1.0}.get(self.kind.removeprefix(CROSS_SLICE), others)
 
 
+@dataclasses.dataclass(frozen=True)
+class Product:
+  """A matrix product or a convolution."""
+
+  op_name: str  # The JAX operation that asked for it, or '' if the compiler kept no name.
+  types: tuple[str, ...]  # Of its operands: f32, bf16.
+  flops: int  # In one run of it, those on padding left out.
+  runs: int  # In one run of the program.
+
+
 class Program:
   """A parsed program: `computations` in the order of the text (callees first), and how often each runs."""
 
@@ -237,6 +247,15 @@ class Program:
       )
     return instruction.operands
 
+  def products(self) -> list[Product]:
+    """Returns the matrix products and convolutions that run, in the order of the text."""
+    return [
+      Product(instruction.op_name, self._operand_types(instruction), self._flops(instruction), self._runs[name])
+      for name, instructions in self.computations.items()
+      for instruction in instructions
+      if self._runs[name] and instruction.opcode in ('dot', 'convolution')
+    ]
+
   def loop_flops(self) -> int:
     """Returns the floating-point operations of matrix products and convolutions in the second and further rounds.
 
@@ -247,11 +266,13 @@ class Program:
       for name, instructions in self.computations.items()
       if self._runs[name] > 1
       for instruction in instructions
+      if instruction.opcode in ('dot', 'convolution')
     )
 
+  def _operand_types(self, instruction: Instruction) -> tuple[str, ...]:
+    return tuple(_ARRAY.match(self._by_name[name].shape)[1] for name in instruction.operands)
+
   def _flops(self, instruction: Instruction) -> int:
-    if instruction.opcode not in ('dot', 'convolution'):
-      return 0
     left, right = (_dimensions(self._by_name[name].shape) for name in instruction.operands)
     output = _dimensions(instruction.shape)
     if instruction.opcode == 'dot':
