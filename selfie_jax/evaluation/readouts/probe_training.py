@@ -157,7 +157,7 @@ def predict(
     params = jax.tree.map(lambda x: x[chosen][None], params)
 
     def of_part(numbers: jax.Array) -> jax.Array:
-      logits = _logits(params, _standardized(features, member, numbers))[:, 0]
+      logits = _logits(params, _standardized(features, member, numbers))[0].T
       return logits if return_logits else logits.argmax(-1)
 
     found = jax.lax.map(of_part, rows.numbers)
@@ -226,12 +226,12 @@ def _standardized(features: jax.Array, member: Members, rows: jax.Array) -> jax.
 
 
 def _logits(params: _Params, x: jax.Array) -> jax.Array:
-  """(rows, candidates, classes)."""
+  """(candidates, classes, rows): so that what is done to each row is done to many at once."""
   # HIGHEST: a TPU would otherwise multiply in bfloat16, and a probe's accuracy depend on the machine.
   # The features come last in the weights: on a CPU both products of a step, and Adam, are faster than the other way.
   weight = params['weight'].reshape(-1, x.shape[-1])
-  logits = jnp.matmul(x, weight.T, precision=jax.lax.Precision.HIGHEST)
-  return logits.reshape(len(x), *params['bias'].shape) + params['bias']
+  logits = jnp.matmul(weight, x.T, precision=jax.lax.Precision.HIGHEST)
+  return logits.reshape(*params['bias'].shape, len(x)) + params['bias'][..., None]
 
 
 def _each(values: jax.Array, like: jax.Array) -> jax.Array:
@@ -246,10 +246,10 @@ def _loss(params: _Params, x: jax.Array, labels: jax.Array, weights: jax.Array) 
   """
   logits = _logits(params, x)
   if labels.ndim == 2:
-    losses = optax.sigmoid_binary_cross_entropy(logits, labels[:, None]).sum(-1)
+    losses = optax.sigmoid_binary_cross_entropy(logits, labels.T).sum(1)
   else:
-    losses = optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, logits.shape[-1])[:, None])
-  return (losses * weights[:, None]).sum()
+    losses = optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, logits.shape[1], axis=0)[None], axis=1)
+  return (losses * weights).sum()
 
 
 def _valid_score(features: jax.Array, labels: jax.Array, member: Members, params: _Params) -> jax.Array:
@@ -260,10 +260,10 @@ def _valid_score(features: jax.Array, labels: jax.Array, member: Members, params
 
     def hits(part: tuple[jax.Array, jax.Array]) -> jax.Array:
       rows, counts = part
-      found = _logits(params, _standardized(features, member, rows)).argmax(-1)
-      return ((found == labels[rows][:, None]) & counts[:, None]).sum(0)
+      found = _logits(params, _standardized(features, member, rows)).argmax(1)
+      return ((found == labels[rows]) & counts).sum(-1)
 
     return jax.lax.map(hits, (numbers, counts)).sum(0) / count
   logits = jax.lax.map(lambda rows: _logits(params, _standardized(features, member, rows)), numbers)
-  logits = logits.reshape(numbers.size, *logits.shape[2:])
+  logits = logits.transpose(0, 3, 1, 2).reshape(numbers.size, *params['bias'].shape)
   return mean_average_precision(logits, labels[numbers.reshape(-1)], counts.reshape(-1))
