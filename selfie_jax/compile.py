@@ -130,7 +130,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def compile_train_step(
-  config: Config, mesh: jax.sharding.Mesh, topology: Topology
+  config: Config, mesh: jax.sharding.Mesh, topology: Topology, compiler_options: dict[str, Any] | None = None
 ) -> tuple[dict[str, Any], str | None]:
   """Compiles the train step of a run that begins on `mesh`.
 
@@ -138,6 +138,7 @@ def compile_train_step(
     config: with the batch size over all devices.
     mesh: over the topology's devices.
     topology: what the mesh is made of.
+    compiler_options: XLA's, by name.
 
   Returns:
     The report, as described in `compiled_report`, and the compiled program's text. In a report of a program that does
@@ -153,7 +154,7 @@ def compile_train_step(
   report = compiled_report.describe(config, mesh, topology, state)
   start = time.perf_counter()
   try:
-    compiled = train_step.lower(state, clips).compile()
+    compiled = train_step.lower(state, clips).compile(compiler_options=compiler_options)
   except jax.errors.JaxRuntimeError as error:
     needed = memory_needed(str(error))
     if needed is None:
@@ -169,6 +170,8 @@ def compile_train_step(
   costs = compiled.cost_analysis()  # None for GPUs, whose matrix products are calls of libraries.
   return report | {
     'flops_per_device': int(costs['flops']) + program.loop_flops() if costs else None,
+    # As if a loop ran once.
+    'bytes_accessed_per_device': int(costs['bytes accessed']) if costs else None,
     'memory': memory,
     'compile_seconds': round(seconds, 1),
     **compiled_report.communication(program.collectives(mesh.size)),

@@ -98,6 +98,14 @@ def test_a_signal_to_the_script_alone_saves_and_requeues(cluster, submit, tmp_pa
   assert starts(tmp_path) == [2, 2]
 
 
+def test_a_signal_to_the_tasks_alone_saves_and_requeues(cluster, submit, tmp_path):
+  job = submit('if ((start == 1)); then wait_for_the_signal; fi')
+  cluster.wait_for(tmp_path / 'waiting_0', tmp_path / 'waiting_1')
+  cluster.command('scancel', '--signal=TERM', job)
+  cluster.wait(job, JobState='COMPLETED', Restarts='1')
+  assert starts(tmp_path) == [2, 2]
+
+
 def test_a_cancelled_job_stays_cancelled(cluster, submit, tmp_path):
   job = submit('wait_for_the_signal')
   cluster.wait_for(tmp_path / 'waiting_0', tmp_path / 'waiting_1')
@@ -135,7 +143,7 @@ def test_the_time_limit_saves_and_requeues(cluster, early):
   assert starts(folder) == [2, 2]
 
 
-def test_requeued_and_signalled_training_ends_as_if_nothing_had_happened(cluster, tmp_path, config_file, dataset):  # noqa: F811
+def test_requeued_training_ends_as_if_nothing_had_happened(cluster, tmp_path, config_file, dataset):  # noqa: F811
   arguments = ('--config', config_file, f'--config.data.path={dataset}', '--config.steps=100')
   arguments += ('--config.checkpoint.every_steps=1000', '--config.log.every_steps=1', '--config.log.tensorboard=False')
   undisturbed, disturbed = tmp_path / 'undisturbed', tmp_path / 'disturbed'
@@ -154,12 +162,8 @@ def test_requeued_and_signalled_training_ends_as_if_nothing_had_happened(cluster
   )
   cluster.wait_until(lambda: lines(disturbed) > 0)
   cluster.command('scontrol', 'requeue', job)
-  cluster.wait(job, JobState='RUNNING', Restarts='1')
-  done = lines(disturbed)
-  cluster.wait_until(lambda: lines(disturbed) > done)
-  cluster.command('scancel', '--signal=TERM', job)
-  cluster.wait(job, JobState='COMPLETED', Restarts='2')
-  assert log.read_text().count('stopped after step') == 2
+  cluster.wait(job, JobState='COMPLETED', Restarts='1')
+  assert log.read_text().count('stopped after step') == 1
 
   command = ['bash', ROOT / 'launch/local.sh', '2', *arguments, '--workdir', undisturbed]
   subprocess.run(list(map(str, command)), env=variables, check=True, timeout=120)
