@@ -16,6 +16,7 @@ from selfie_jax.evaluation.readouts.probe_training import (
   Candidates,
   Members,
   Settings,
+  _stable_argsort,
   epoch_order,
   fit,
   init,
@@ -93,6 +94,14 @@ def test_folds_in_one_program_are_those_one_by_one():
   alone = probed(x, labels, first)  # It was filled up to the length of the last, by a whole batch.
   np.testing.assert_array_equal(together[0].predictions, alone.predictions)
   assert together[0].details == alone.details
+
+
+@pytest.mark.parametrize('size', [1, 700, 2**16, 2**16 + 1])
+def test_the_quick_sort_of_an_epoch_is_numpys_stable_one_whatever_the_ties(size):
+  rng = np.random.default_rng(0)
+  numbers = rng.integers(0, 2**32, size, dtype=np.uint32)
+  for each in (numbers, numbers & 0x80030001, np.full(size, 2**32 - 1, np.uint32)):
+    np.testing.assert_array_equal(_stable_argsort(jnp.asarray(each)), np.argsort(each, kind='stable'))
 
 
 def numpy_probe(train_x, train_y, valid_x, valid_y, seed, rate, decay, classes, batch, epochs, patience, divisor):
