@@ -1,6 +1,6 @@
 """How the cost of a train step grows: with the batch, the embedding's width, virtual devices, and chips.
 
-  python -m tests.benchmarks.growth [--chips CONFIG ...] [--plot growth.html] [--rounds 3]
+  python -m tests.benchmarks.growth [--chips CONFIG ...] [--plot growth.svg] [--rounds 3]
 
 Measured on this machine is the quick start's step: CPU-seconds (of all threads), seconds, and the temporary bytes of
 its program on each device. What says something of another machine are the exponents: the slope of a least-squares line
@@ -27,9 +27,10 @@ from pathlib import Path
 import numpy as np
 import rich.table
 
+from selfie_jax.from_mapping import from_mapping
 from selfie_jax.terminal import results
 from tests.benchmarks.growth_plot import write_plot
-from tests.processes import ROOT, environment
+from tests.processes import OPTIMIZED, ROOT, environment
 
 SMALL = 'configs/quickstart.py'
 BATCHES, WIDTHS, DEVICES = (16, 64, 256), (64, 512, 4_096), (1, 2, 4, 8)
@@ -57,7 +58,7 @@ def main() -> None:
   """Measures, and prints a row for each cost."""
   parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
   parser.add_argument('--chips', nargs='+', default=(), metavar='CONFIG', help='such as configs/audioset_audiontt.py')
-  parser.add_argument('--plot', type=Path, help='write a page of curves here')
+  parser.add_argument('--plot', type=Path, help='draw the curves here (.svg, .png)')
   parser.add_argument('--rounds', type=int, default=3, help='in which each size takes one step (default 3)')
   parser.add_argument('--measure', help='in this process (used by the command itself)')
   options = parser.parse_args()
@@ -98,7 +99,8 @@ def _curve(name: str, sizes: Sequence[int], points: Sequence[dict[str, float]], 
 def in_a_process(devices: int, **request: object) -> object:
   """Returns what `measure` or `compile_for_chips` of the request returns in a process with so many devices."""
   command = [sys.executable, '-m', 'tests.benchmarks.growth', '--measure', json.dumps(request)]
-  finished = subprocess.run(command, cwd=ROOT, env=environment(devices), check=True, stdout=subprocess.PIPE, text=True)
+  as_users = environment(devices, OPTIMIZED)
+  finished = subprocess.run(command, cwd=ROOT, env=as_users, check=True, stdout=subprocess.PIPE, text=True)
   return json.loads(finished.stdout.splitlines()[-1])
 
 
@@ -122,7 +124,7 @@ def measure(settings: Sequence[dict[str, object]], rounds: int) -> list[dict[str
   steps, states, clips, found = [], [], [], []
   for setting in settings:
     nested = {key: base[key] | value if isinstance(value, dict) else value for key, value in setting.items()}
-    config = config_lib.from_mapping(config_lib.Config, base | nested)
+    config = from_mapping(config_lib.Config, base | nested)
     optimizer = make_optimizer(config)
     template = abstract_state(config, optimizer, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)

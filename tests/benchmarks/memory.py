@@ -25,7 +25,7 @@ import numpy as np
 import rich.table
 
 from selfie_jax.terminal import results
-from tests.processes import ROOT, environment
+from tests.processes import OPTIMIZED, ROOT, environment
 
 QUICKSTART = 'configs/quickstart.py'
 CONFIGS = ('configs/audioset_audiontt.py', 'configs/audioset_vit.py')
@@ -55,7 +55,9 @@ def programs(config: str, topology: str | None, full_effort: bool) -> Iterator[d
   for settings in SETTINGS:
     request = {'config': config, 'topology': topology, 'settings': settings, 'full_effort': full_effort}
     command = [sys.executable, '-m', 'tests.benchmarks.memory', '--compile', json.dumps(request)]
-    finished = subprocess.run(command, cwd=ROOT, env=environment(), check=True, stdout=subprocess.PIPE, text=True)
+    finished = subprocess.run(
+      command, cwd=ROOT, env=environment(compiler=OPTIMIZED), check=True, stdout=subprocess.PIPE, text=True
+    )
     yield json.loads(finished.stdout.splitlines()[-1])
 
 
@@ -131,7 +133,9 @@ def resident_peak(*arguments: object) -> int:
     RuntimeError: it failed.
   """
   command = [sys.executable, *map(str, arguments)]
-  process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+  process = subprocess.Popen(
+    command, cwd=ROOT, env=environment(compiler=OPTIMIZED), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+  )
   _, status, usage = os.wait4(process.pid, 0)
   if status:
     raise RuntimeError(f'{command} ended with {os.waitstatus_to_exitcode(status)}')

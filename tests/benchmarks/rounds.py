@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 TIME_LIMIT = 600.0  # Seconds for a way to get ready, or for a turn beyond its own length.
+ONE_CORE = 'one core'  # A setting.
 # glibc told to keep the memory it has: what large arrays of PyTorch gain most from. It is read when a process starts.
 MALLOC_TUNED = {
   'MALLOC_MMAP_MAX_': '0',
@@ -50,6 +51,7 @@ class Way:
       like. (MALLOC_* and GLIBC_TUNABLES of the harness' own environment are not passed on.)
     setting: ways are compared with those of the same setting ('0.95 s', '10 s'), beginning with the first of them.
     flops_per_unit: what a unit needs by its definition, whatever a way computes; 0: not known.
+    cores: of the machine, the first so many; 0: all that the harness has. On one core no thread waits for another.
   """
 
   start: str
@@ -57,6 +59,7 @@ class Way:
   environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
   setting: str = ''
   flops_per_unit: float = 0.0
+  cores: int = 0
 
 
 class Spread(NamedTuple):
@@ -144,7 +147,7 @@ class Worker:
     kept |= {'PYTHONPATH': path, 'TMPDIR': self._temporary.name, 'JAX_PLATFORMS': 'cpu', 'CUDA_VISIBLE_DEVICES': ''}
     self._errors = tempfile.TemporaryFile('w+', errors='replace')  # noqa: SIM115 (Closed in `end`.)
     self._process = subprocess.Popen(
-      [sys.executable, '-m', 'tests.benchmarks.worker', way.start, json.dumps(dict(way.arguments))],
+      [sys.executable, '-m', 'tests.benchmarks.worker', way.start, json.dumps(dict(way.arguments)), str(way.cores)],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=self._errors,

@@ -1,4 +1,6 @@
 import contextlib
+import importlib
+import json
 import os
 import signal
 import subprocess
@@ -102,3 +104,11 @@ def test_the_command_works_from_any_folder(tmp_path):
   ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
   assert ended.returncode == 1
   assert 'there is no part nothing' in ended.stderr
+
+
+@pytest.mark.parametrize('name', run.PARTS)
+def test_the_ways_of_every_part_are_what_the_harness_takes(name, tmp_path):
+  for way in importlib.import_module(f'tests.benchmarks.parts.{name}').ways(tmp_path).values():
+    json.dumps([way.arguments, way.environment])
+    kinds = (str, str, (int, float), int)
+    assert all(map(isinstance, (way.start, way.setting, way.flops_per_unit, way.cores), kinds))

@@ -72,9 +72,12 @@ def answers_of(start: str, arguments: dict[str, Any], requests: TextIO) -> Itera
 
 def main() -> None:
   """Serves until stdin ends, which it does when the harness is gone, too."""
+  start, arguments, cores = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+  if cores and hasattr(os, 'sched_setaffinity'):  # Before any library counts them. (Not on macOS.)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
   answers = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)  # Libraries print what they like; an answer has to be alone in its line.
-  for answer in answers_of(sys.argv[1], json.loads(sys.argv[2]), sys.stdin):
+  for answer in answers_of(start, arguments, sys.stdin):
     print(json.dumps(answer), file=answers, flush=True)
   # Threads and processes that read ahead for ever end with this one. It leads its process group.
   os.killpg(os.getpgrp(), signal.SIGKILL)

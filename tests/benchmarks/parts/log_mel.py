@@ -2,9 +2,10 @@
 
 ours: `selfie_jax.audio.log_mel`, whose FFT is in float64, as librosa's is; glibc keeps its memory, as
   `selfie_jax.train` tells it to.
-PyTorch: the steps of torchaudio's MelSpectrogram and a logarithm, in float32; see torch_log_mel.py. As it comes, and
-  with one thread and glibc told to keep its memory, which take the fewest CPU-seconds.
+PyTorch: the steps of torchaudio's MelSpectrogram and a logarithm, in float32; see torch_log_mel.py.
 torchaudio: that class itself, where it can be imported.
+One core: ours, and PyTorch with glibc told to keep its memory, because threads that wait for each other take
+  CPU-seconds.
 """
 
 from collections.abc import Callable
@@ -12,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.benchmarks.rounds import MALLOC_TUNED, Way
+from tests.benchmarks.rounds import MALLOC_TUNED, ONE_CORE, Way
 
 NAME = 'log_mel'
 UNIT = 'clips'
 BATCH = 64
 RATE = 16_000
 SECONDS = (0.95, 10)
-PEERS = ('PyTorch', 'PyTorch, glibc tuned, 1 thread', 'torchaudio')
+PEERS = ('PyTorch', 'torchaudio', 'PyTorch, glibc tuned, one core')
 TARGETS = {f'{peer}, {seconds} s': 1.0 for peer in PEERS for seconds in SECONDS}
 
 
@@ -29,14 +30,15 @@ def ways(folder: Path) -> dict[str, Way]:
   found = {}
   for seconds in SECONDS:
     peer, arguments = 'tests.benchmarks.parts.torch_log_mel', {'samples': round(RATE * seconds)}
-    setting, flops = f'{seconds} s', flops_of(arguments['samples'])
-    for name, start, more, environment in (
-      ('ours', 'tests.benchmarks.parts.log_mel:ours', {}, {}),
-      ('PyTorch', f'{peer}:start', {}, {}),
-      ('PyTorch, glibc tuned, 1 thread', f'{peer}:start', {'threads': 1}, MALLOC_TUNED),
-      ('torchaudio', f'{peer}:start_torchaudio', {}, {}),
-    ):
-      found[f'{name}, {setting}'] = Way(start, arguments | more, environment, setting, flops)
+    this, flops = 'tests.benchmarks.parts.log_mel:ours', flops_of(arguments['samples'])
+    one_core = f'{ONE_CORE}, {seconds} s'
+    found |= {
+      f'ours, {seconds} s': Way(this, arguments, {}, f'{seconds} s', flops),
+      f'PyTorch, {seconds} s': Way(f'{peer}:start', arguments, {}, f'{seconds} s', flops),
+      f'torchaudio, {seconds} s': Way(f'{peer}:start_torchaudio', arguments, {}, f'{seconds} s', flops),
+      f'ours, {one_core}': Way(this, arguments, {}, one_core, flops, cores=1),
+      f'PyTorch, glibc tuned, {one_core}': Way(f'{peer}:start', arguments, MALLOC_TUNED, one_core, flops, cores=1),
+    }
   return found
 
 

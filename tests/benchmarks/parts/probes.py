@@ -5,10 +5,10 @@ gives the predictions of all folds for it. Nothing is compiled while it is measu
 
 ours: the linear probe with the default search, 11 pairs of a learning rate and a weight decay: 165 probes.
 LogisticRegression (lbfgs): for each fold 5 strengths, the best on valid is kept: 25 fits. It knows no seeds: one
-  evaluation counts for all three. As it comes, and with one thread, which takes the fewest CPU-seconds: its products
-  are too thin for more, and threads that wait for each other spin.
+  evaluation counts for all three. As it comes, and on one core, which takes the fewest CPU-seconds: its products are
+  too thin for more threads, which wait for each other and spin.
 MLPClassifier without a hidden layer: Adam, batches of 200, at most 200 epochs, its own early stopping with a patience
-  of 20 on a tenth of its rows; with one thread. With the same search (it divides `alpha` by the batch size), the best
+  of 20 on a tenth of its rows; on one core. With the same search (it divides `alpha` by the batch size), the best
   on valid is kept; and with one learning rate and no decay, beside ours with the same.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from selfie_jax.config import Evaluation
 from selfie_jax.evaluation.tasks.folder import Split
-from tests.benchmarks.rounds import Way
+from tests.benchmarks.rounds import ONE_CORE, Way
 
 NAME = 'probes'
 UNIT = 'seeds'
@@ -30,13 +30,11 @@ CONFIG = Evaluation()
 FOLDS = 5
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 ONE_RATE = 1e-3
-ONE_THREAD = {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
-SEARCH, ONE = 'search', 'one rate'
 TARGETS = {
   'LogisticRegression': 5.0,
-  'LogisticRegression, 1 thread': 5.0,
-  'MLPClassifier, same search': 5.0,
-  'MLPClassifier, one rate': 5.0,
+  'LogisticRegression, one core': 5.0,
+  'MLPClassifier, same search, one core': 5.0,
+  'MLPClassifier, one rate, one core': 5.0,
 }
 
 Predictions = list[np.ndarray]  # A fold: (seeds, test rows).
@@ -46,13 +44,17 @@ def ways(folder: Path) -> dict[str, Way]:
   """Ours and scikit-learn's, with a search and with one learning rate."""
   del folder  # There is nothing to read.
   this = 'tests.benchmarks.parts.probes'
+  logistic, mlp = f'{this}:start_logistic', f'{this}:start_mlp'
+  search, one = {'one_rate': False}, {'one_rate': True}
+  one_core = f'{ONE_CORE}, one rate'
   return {
-    'ours': Way(f'{this}:start_ours', {'one_rate': False}, setting=SEARCH),
-    'LogisticRegression': Way(f'{this}:start_logistic', setting=SEARCH),
-    'LogisticRegression, 1 thread': Way(f'{this}:start_logistic', environment=ONE_THREAD, setting=SEARCH),
-    'MLPClassifier, same search': Way(f'{this}:start_mlp', {'one_rate': False}, ONE_THREAD, SEARCH),
-    'ours, one rate': Way(f'{this}:start_ours', {'one_rate': True}, setting=ONE),
-    'MLPClassifier, one rate': Way(f'{this}:start_mlp', {'one_rate': True}, ONE_THREAD, ONE),
+    'ours': Way(f'{this}:start_ours', search),
+    'LogisticRegression': Way(logistic),
+    'ours, one core': Way(f'{this}:start_ours', search, {}, ONE_CORE, cores=1),
+    'LogisticRegression, one core': Way(logistic, {}, {}, ONE_CORE, cores=1),
+    'MLPClassifier, same search, one core': Way(mlp, search, {}, ONE_CORE, cores=1),
+    'ours, one rate, one core': Way(f'{this}:start_ours', one, {}, one_core, cores=1),
+    'MLPClassifier, one rate, one core': Way(mlp, one, {}, one_core, cores=1),
   }
 
 

@@ -3,21 +3,21 @@
 AudioNTT2020 of width 2048 with dropout 0.3, projector 4096 -> 256, views of 64 mels by 96 frames, in float32.
 
 ours: the functions that `training/step.py` is made of; glibc keeps its memory, as `selfie_jax.train` tells it to.
-PyTorch: torch_peer.py, eagerly: as it comes, with glibc told to keep its memory, and so with one thread, because
-  threads that wait for each other take CPU-seconds.
+PyTorch: torch_peer.py, eagerly: as it comes, and with glibc told to keep its memory.
+One core: ours and the latter once more, because threads that wait for each other take CPU-seconds.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
 from selfie_jax.config import AudioNTT, Config, Objective, Projector
-from tests.benchmarks.rounds import MALLOC_TUNED, Way
+from tests.benchmarks.rounds import MALLOC_TUNED, ONE_CORE, Way
 
 NAME = 'step'
 UNIT = 'pairs'
 BATCH = 64
 FRAMES = 96
-TARGETS = {'PyTorch': 1.5, 'PyTorch, glibc tuned': 1.1, 'PyTorch, glibc tuned, 1 thread': 1.1}
+TARGETS = {'PyTorch': 1.5, 'PyTorch, glibc tuned': 1.1, 'PyTorch, glibc tuned, one core': 1.1}
 CONFIG = Config(
   batch_size=BATCH,
   encoder=AudioNTT(conv_blocks=3, conv_channels=64, width=2_048, dropout=0.3),
@@ -30,13 +30,13 @@ def ways(folder: Path) -> dict[str, Way]:
   """Ours, and the peer's."""
   del folder
   peer, sizes = 'tests.benchmarks.torch_peer:start', {'batch_size': BATCH, 'frames': FRAMES}
-  flops = flops_per_pair(CONFIG, FRAMES)
-  one_thread = MALLOC_TUNED | {'OMP_NUM_THREADS': '1'}
+  this, flops = 'tests.benchmarks.parts.step:ours', flops_per_pair(CONFIG, FRAMES)
   return {
-    'ours': Way('tests.benchmarks.parts.step:ours', flops_per_unit=flops),
+    'ours': Way(this, flops_per_unit=flops),
     'PyTorch': Way(peer, sizes, flops_per_unit=flops),
-    'PyTorch, glibc tuned': Way(peer, sizes, environment=MALLOC_TUNED, flops_per_unit=flops),
-    'PyTorch, glibc tuned, 1 thread': Way(peer, sizes, environment=one_thread, flops_per_unit=flops),
+    'PyTorch, glibc tuned': Way(peer, sizes, MALLOC_TUNED, flops_per_unit=flops),
+    'ours, one core': Way(this, {}, {}, ONE_CORE, flops, cores=1),
+    'PyTorch, glibc tuned, one core': Way(peer, sizes, MALLOC_TUNED, ONE_CORE, flops, cores=1),
   }
 
 

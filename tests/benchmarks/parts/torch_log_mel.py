@@ -17,10 +17,8 @@ N_FFT, HOP, N_MELS, F_MIN, F_MAX = 1_024, 160, 64, 60, 7_800
 EPS = torch.finfo(torch.float32).eps
 
 
-def start(samples: int, threads: int = 0) -> Callable[[], int]:
-  """MelSpectrogram's steps, on so many threads (0: as many as PyTorch likes)."""
-  if threads:
-    torch.set_num_threads(threads)
+def start(samples: int) -> Callable[[], int]:
+  """MelSpectrogram's steps."""
   window = torch.hann_window(N_FFT)
   filters = librosa.filters.mel(sr=RATE, n_fft=N_FFT, n_mels=N_MELS, fmin=F_MIN, fmax=F_MAX)
   filters = torch.from_numpy(filters.T.copy())
