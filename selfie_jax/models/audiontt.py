@@ -47,7 +47,7 @@ class AudioNTT(nnx.Module):
       remat: keep a convolution block's input alone for the backward pass, and compute the rest of the block again.
     """
     self.frame_stride = 2**config.conv_blocks
-    self.concat_conv = config.concat_conv
+    self.concatenated = config.concat_blocks if config.concat_conv else 0
     self.dropout = config.dropout
     self.dtype = dtype
     self.remat = remat
@@ -58,13 +58,14 @@ class AudioNTT(nnx.Module):
     conv_features = n_mels // self.frame_stride * config.conv_channels
     self.dense1 = nnx.Linear(conv_features, config.width, dtype=dtype, rngs=rngs)
     self.dense2 = nnx.Linear(config.width, config.width, dtype=dtype, rngs=rngs)
-    self.features = config.width + (conv_features if config.concat_conv else 0)
+    last = range(config.conv_blocks - self.concatenated + 1, config.conv_blocks + 1)
+    self.features = config.width + sum(n_mels // 2**block * config.conv_channels for block in last)
 
   @property
   def layer_strides(self) -> dict[str, int]:
     """Log-mel frames in a frame of each layer, by name, in the order of `layers`."""
     blocks = {f'conv{number}': 2**number for number in range(1, len(self.blocks) + 1)}
-    dense = ('dense1', 'dense2', 'output') if self.concat_conv else ('dense1', 'dense2')
+    dense = ('dense1', 'dense2', 'output') if self.concatenated else ('dense1', 'dense2')
     return blocks | dict.fromkeys(dense, self.frame_stride)
 
   def __call__(
@@ -97,7 +98,7 @@ class AudioNTT(nnx.Module):
 
     Returns:
       (n, frames // stride, features) for each of `layer_strides`: the convolution blocks, then the dense layers, then
-      `output`, the last block and the last dense layer side by side, if the encoder concatenates them. The last one is
+      `output`, the last blocks and the last dense layer side by side, if the encoder concatenates them. The last one is
       what `__call__` returns.
     """
     return [_by_frame(x) if x.ndim == 4 else x for x in self._activations(x, False, None, valid)]
@@ -113,14 +114,15 @@ class AudioNTT(nnx.Module):
     # The block's statistics are those of the forward pass: computing it again in the backward pass changes nothing.
     run = nnx.remat(run) if self.remat else run
     x = x[..., None].astype(self.dtype)
+    outputs = []
     for block in self.blocks:
       if valid is not None:
         x = jnp.where(jnp.arange(x.shape[2])[:, None] < valid[:, None, None, None], x, 0)
         valid = valid // 2
       x = run(block, x)
+      outputs.append(x)
       yield x
-    conv = _by_frame(x)
-    x = nnx.relu(self.dense1(conv))
+    x = nnx.relu(self.dense1(_by_frame(x)))
     yield x
     if train and self.dropout:
       if keys is None:
@@ -128,8 +130,10 @@ class AudioNTT(nnx.Module):
       x = drop_out(x, self.dropout, keys)
     x = nnx.relu(self.dense2(x))
     yield x
-    if self.concat_conv:
-      yield jnp.concatenate([conv, x], axis=-1)
+    if self.concatenated:
+      strides = [2**later for later in reversed(range(self.concatenated))]
+      conv = map(_pool_frames, outputs[-self.concatenated :], strides)
+      yield jnp.concatenate([*map(_by_frame, conv), x], axis=-1)
 
   def pool(self, frames: jax.Array, valid: jax.Array | None = None) -> jax.Array:
     """Summarises a clip's frames, of which the first `valid` (n,) count: see `pooling.max_plus_mean`."""
@@ -166,6 +170,13 @@ def _by_frame(x: jax.Array) -> jax.Array:
   """Takes (n, mels, frames, channels) to (n, frames, mels * channels): a frame is mel-major, channel-minor."""
   n, mels, frames, channels = x.shape
   return x.transpose(0, 2, 1, 3).reshape(n, frames, mels * channels)
+
+
+def _pool_frames(x: jax.Array, stride: int) -> jax.Array:
+  """Max-pools (n, mels, frames, channels) over so many frames; what is left over at the end is dropped."""
+  n, mels, frames, channels = x.shape
+  count = frames // stride
+  return x[:, :, : count * stride].reshape(n, mels, count, stride, channels).max(axis=3)
 
 
 def drop_out(x: jax.Array, rate: float, keys: jax.Array) -> jax.Array:

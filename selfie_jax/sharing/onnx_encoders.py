@@ -11,17 +11,29 @@ from selfie_jax.sharing.onnx_graph import Graph, ints
 def add_audiontt(graph: Graph, x: str, encoder: AudioNTT) -> str:
   """Adds the convolutional encoder with its pooling, for any number of frames."""
   x = graph.add('Unsqueeze', x, ints(1))
+  conv = []
   for block in encoder.blocks:
     x = _conv_block(graph, x, block)
-  # Channels come first here, and last within a frame.
-  conv = graph.reshape(graph.add('Transpose', x, perm=[0, 3, 2, 1]), 0, 0, -1)
-  x = conv
+    conv.append(x)
+  frames = [_by_frame(graph, x)]
+  for block in range(len(conv) - 1, len(conv) - encoder.concatenated, -1):
+    frames.insert(0, _by_frame(graph, _pool_frames(graph, conv[block - 1], 2 ** (len(conv) - block))))
+  x = frames[-1]
   for dense in (encoder.dense1, encoder.dense2):
     x = graph.add('Relu', _linear(graph, x, dense))
-  if encoder.concat_conv:
-    x = graph.add('Concat', conv, x, axis=2)
+  if encoder.concatenated:
+    x = graph.add('Concat', *frames, x, axis=2)
   greatest, mean = (graph.add(operator, x, ints(1), keepdims=0) for operator in ('ReduceMax', 'ReduceMean'))
   return graph.add('Add', greatest, mean)
+
+
+def _by_frame(graph: Graph, x: str) -> str:
+  # Channels come first here, and last within a frame.
+  return graph.reshape(graph.add('Transpose', x, perm=[0, 3, 2, 1]), 0, 0, -1)
+
+
+def _pool_frames(graph: Graph, x: str, stride: int) -> str:
+  return graph.add('MaxPool', x, kernel_shape=[1, stride], strides=[1, stride])
 
 
 def _conv_block(graph: Graph, x: str, block: ConvBlock) -> str:

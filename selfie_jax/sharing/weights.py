@@ -26,11 +26,11 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
-from selfie_jax import config as config_lib
 from selfie_jax import validation
 from selfie_jax.config import Config
 from selfie_jax.errors import UserError
 from selfie_jax.files import PathLike, as_path
+from selfie_jax.from_mapping import from_mapping
 from selfie_jax.training.checkpointing.checksums import leaf_name
 from selfie_jax.training.state import LoadedEncoder, build_encoder
 
@@ -125,7 +125,7 @@ def _model(path: PathLike, facts: dict[str, Any], arrays: dict[str, np.ndarray])
   if _digest(arrays) != facts['sha256']:
     raise UserError(f'{path} is damaged: its weights are not those that were saved (sha256). Fetch it again')
   try:
-    config = config_lib.from_mapping(Config, facts['config'])
+    config = from_mapping(Config, facts['config'])
     validation.validate(config)
   except UserError as error:
     raise UserError(f'{path}: {error}') from error

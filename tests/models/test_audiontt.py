@@ -82,13 +82,26 @@ def test_in_evaluation_an_example_does_not_depend_on_its_neighbours():
 
 @pytest.mark.parametrize('frames', [96, 101, 103])
 def test_a_padded_example_has_the_features_that_it_has_alone(frames):
-  model = encoder()
+  model = encoder(config.AudioNTT(conv_channels=8, width=24, concat_conv=True, concat_blocks=3))
   encode(model, spectrograms((32, 16, 96)), train=True, keys=keys_of(32))
   x = spectrograms((1, 16, frames), seed=1)
   padded = jnp.concatenate([x, 100 * spectrograms((1, 16, 144 - frames), seed=2)], axis=2)
   alone = encode(model, x)
   together = encode(model, padded, valid=jnp.array([frames]))
   np.testing.assert_allclose(together[:, : frames // 8], alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(('frames', 'n_mels'), [(96, 16), (103, 18)])
+def test_features_of_earlier_blocks_are_max_pooled_to_the_last_one_s_frames(frames, n_mels):
+  model = encoder(config.AudioNTT(conv_channels=8, width=24, concat_conv=True, concat_blocks=3), n_mels)
+  x = spectrograms((2, n_mels, frames))
+  layers = dict(zip(model.layer_strides, nnx.jit(AudioNTT.layers)(model, x), strict=True))
+  blocks = [
+    layers[f'conv{block}'][:, : 12 * 2 ** (3 - block)].reshape(2, 12, 2 ** (3 - block), -1).max(axis=2)
+    for block in (1, 2, 3)
+  ]
+  np.testing.assert_array_equal(layers['output'], jnp.concatenate([*blocks, layers['dense2']], -1))
+  assert layers['output'].shape[-1] == model.features
 
 
 @pytest.mark.parametrize('concat_conv', [False, True])
@@ -119,8 +132,8 @@ def test_evaluation_does_not_touch_the_state_and_training_averages_the_statistic
 
 def test_dropout_takes_its_keys_from_the_call():
   model = encoder()
-  x = spectrograms((4, 16, 96))
-  first, again, other = (encode(model, x, train=True, keys=keys_of(4, seed)) for seed in (0, 0, 1))
+  x = spectrograms((32, 16, 96))
+  first, again, other = (encode(model, x, train=True, keys=keys_of(32, seed)) for seed in (0, 0, 1))
   np.testing.assert_array_equal(first, again)
   assert (first != other).any()
   with pytest.raises(ValueError, match='needs keys'):

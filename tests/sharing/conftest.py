@@ -18,7 +18,7 @@ from tests.evaluation.conftest import write_run
 
 CONFIG = Config(
   seed=1,
-  encoder=AudioNTT(conv_channels=4, width=32, concat_conv=True),
+  encoder=AudioNTT(conv_channels=4, width=32, concat_conv=True, concat_blocks=2),
   projector=Projector(hidden_width=16, output_width=8),
 )
 STEP = 7  # Of `write_run`.
