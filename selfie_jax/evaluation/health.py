@@ -144,7 +144,7 @@ def choose_crops(folders: Sequence[LabelledFolder], config: Config, most: int = 
 
 
 def embed_views(encoder: Encoder, crops: np.ndarray, config: Config, mean: float, std: float) -> Views | None:
-  """Embeds two augmented views of each crop, as training makes them; None if there are fewer than 2 crops.
+  """Embeds two augmented views of each crop, as training with `data.crops=1` makes them; None of fewer than 2 crops.
 
   Args:
     encoder: used in evaluation mode.
@@ -167,7 +167,7 @@ def embed_views(encoder: Encoder, crops: np.ndarray, config: Config, mean: float
   def embed(state: nnx.State, key: jax.Array, audio: jax.Array) -> list[jax.Array]:
     encoder = nnx.merge(graphdef, state)
     x = (log_mel(audio, config.log_mel) - mean) / std
-    return [encoder.pool(encoder(view, train=False)) for view in two_views(key, x, augmentation)]
+    return [encoder.pool(encoder(view, train=False)) for view in two_views(key, x, x, augmentation)]
 
   # One batch of each group's multiple keeps the memory of a long crop's activations small.
   size = group * max(1, 64 // group)

@@ -19,7 +19,7 @@ every quirk of it included: its figures compare with those tables. `corrected` m
                      `learning_rate` of task.json (or 1e-3)     clips
   loss               cross-entropy divided by the number of     cross-entropy (their mean over the batch in both)
                      classes
-  readouts           linear                                     linear, knn, fine_tuning; of few shots
+  readouts           linear                                     `READOUTS`; of few shots
 
 In both: one linear layer, Adam, the epoch with the best validation score, folds averaged, then seeds; fold tasks hold
 out a random tenth of each class of the other folds to validate with.
@@ -44,13 +44,14 @@ from selfie_jax.evaluation.readouts.few_shot import clips_of_classes, probe_of_s
 from selfie_jax.evaluation.readouts.fine_tuning import fine_tune
 from selfie_jax.evaluation.readouts.knn import nearest_neighbours
 from selfie_jax.evaluation.readouts.linear import probe
+from selfie_jax.evaluation.readouts.logistic_regression import logistic_regression
 from selfie_jax.evaluation.readouts.prediction import Prediction
 from selfie_jax.evaluation.tasks.folder import LabelledFolder
 from selfie_jax.terminal import console, progress
 from selfie_jax.training.state import Encoder, LoadedEncoder
 
 PROTOCOLS = ('corrected', 'evar')
-READOUTS = ('linear', 'knn', 'fine_tuning')
+READOUTS = ('linear', 'logistic_regression', 'knn', 'fine_tuning')
 
 LOG_MEL_STATISTICS = 'log_mel_statistics'
 UNTRAINED = 'untrained'
@@ -67,7 +68,7 @@ class TaskResult:
   """What one task gave."""
 
   folder: LabelledFolder
-  # Readout ('linear', 'knn', 'fine_tuning', 'linear_5_shots') -> representation -> one a split, or fold.
+  # Readout (of `READOUTS`, or 'linear_5_shots') -> representation -> one a split, or fold.
   predictions: dict[str, dict[str, list[Prediction]]]
   mean: float  # Of log-mel values: the z-scoring of the encoders' input.
   std: float
@@ -137,6 +138,7 @@ def _read_out(
   labels, splits = folder.labels, folder.splits
   readouts = {
     'linear': lambda x: probe(x, labels, splits, evaluation, learning_rates=rates, evar=evar),
+    'logistic_regression': lambda x: logistic_regression(x, labels, splits),
     'knn': lambda x: nearest_neighbours(x, labels, splits),
     'fine_tuning': None,  # Its place in the order; it sees the clips.
   }

@@ -15,7 +15,7 @@ results.json:
     unit_seconds     where clips are cut
     log_mel_mean, log_mel_std   the z-scoring of the encoders' input
     clips            clips in train, valid and test: one object, or one a fold
-    readouts.<linear | knn | fine_tuning | linear_K_shots>
+    readouts.<linear | logistic_regression | knn | fine_tuning | linear_K_shots>
       representations.<majority | log_mel_statistics | untrained | trained>
         score        the metric: mean over folds, then over seeds
         interval     95 %, over the choice of test clips
@@ -61,7 +61,7 @@ def readout_title(readout: str) -> str:
   """Returns a readout's name for people: 'linear, 5 shots'."""
   if shots := re.fullmatch(r'linear_(\d+)_shots', readout):
     return f'linear, {shots[1]} shot{"" if shots[1] == "1" else "s"}'
-  return {'knn': 'nearest neighbours', 'fine_tuning': 'fine-tuning'}.get(readout, readout)
+  return {'knn': 'nearest neighbours', 'fine_tuning': 'fine-tuning'}.get(readout, readout.replace('_', ' '))
 
 
 def headline(results: Mapping[str, Any]) -> str:
