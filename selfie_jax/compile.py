@@ -148,9 +148,7 @@ def compile_train_step(
   groups = config.objective.variance_groups(mesh.size)
   train_step = make_train_step(config, optimizer, mesh, DataState('', 0.0, 1.0, groups))
   state = abstract_state(config, optimizer, mesh)
-  clips = jax.ShapeDtypeStruct(
-    (config.batch_size, config.crop_samples), jnp.int16, sharding=mesh_lib.batch_sharding(mesh)
-  )
+  clips = jax.ShapeDtypeStruct(config.batch_shape, jnp.int16, sharding=mesh_lib.batch_sharding(mesh))
   report = compiled_report.describe(config, mesh, topology, state)
   start = time.perf_counter()
   try:

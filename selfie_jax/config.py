@@ -7,10 +7,7 @@ starts.
 
 import ast
 import dataclasses
-import difflib
 import importlib.util
-import math
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import Any
 import ml_collections
 
 from selfie_jax.errors import UserError
+from selfie_jax.from_mapping import from_mapping
 
 _T = typing.TypeVar('_T')
 
@@ -40,6 +38,7 @@ class Data:
   splits: tuple[str, ...] = ()  # Which of its splits; a dataset of one needs no choice.
   mixture: tuple[Part, ...] = ()  # Several datasets, in place of `path` and `splits`.
   crop_seconds: float = 0.95
+  crops: int = 1  # Of a clip: both views are made of one crop, or, with 2, of a crop each, at starts of their own.
   read: str = 'record'  # The whole record, with its checksum; or 'crop': the crop's bytes alone, which have none.
   read_threads: int = 0  # 0: 1 for int16 in local files, where more are seldom faster, and 4 for all else.
   prefetch_batches: int = 4
@@ -72,6 +71,7 @@ class Augment:
   canvas_time: float = 1.5  # The canvas a crop is taken from, over the view's width.
   fader: float = 1.0  # Ends of the linear fader are uniform in [-fader, fader]; 0 switches it off.
   noise: float = 0.0  # Greatest share of energy of Gaussian noise mixed in; 0 switches it off.
+  normalize_views: bool = False  # Then scale both views of the global batch, together, to mean 0 and deviation 1.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +84,7 @@ class AudioNTT:
   width: int = 2_048
   dropout: float = 0.3
   concat_conv: bool = False  # Frame features = [convolutions, dense layers], as in AudioNTT2022.
+  concat_blocks: int = 1  # Of the last so many blocks; frames of earlier ones are max-pooled to the last one's length.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +114,11 @@ class Projector:
 class Objective:
   """The three terms and their weights (defaults: preset `selfie`; `objective.preset` sets all that is not given)."""
 
-  invariance_term: str = 'mean_squared_error'  # Or 'cross_correlation': that matrix's diagonal.
+  # Or 'cross_correlation': that matrix's diagonal; or 'prediction': of the other view, by way of a predictor.
+  invariance_term: str = 'mean_squared_error'
   diversity_term: str = 'variance'  # Or 'uniformity', 'hyperspherical_energy', 'coding_rate'.
-  decorrelation_term: str = 'covariance'  # Or 'cross_correlation': that matrix off its diagonal.
+  # Or 'debiased_covariance', without the part that is there by chance; or 'cross_correlation': off its diagonal.
+  decorrelation_term: str = 'covariance'
   invariance: float = 25.0
   diversity: float = 25.0
   decorrelation: float = 1.0
@@ -151,7 +154,23 @@ PRESETS = {
     'decorrelation': 0.04,
     'normalize': True,
   },
+  'byol_a': {
+    'invariance_term': 'prediction',
+    'variance_statistics': 'global',  # Of a diversity that is reported only, as is the decorrelation.
+    'invariance': 1.0,
+    'diversity': 0.0,
+    'decorrelation': 0.0,
+  },
 }
+PREDICTION_DECAY = 0.99  # What the term `prediction` makes of `average.decay` where a config does not say: BYOL-A's.
+
+
+@dataclasses.dataclass(frozen=True)
+class Average:
+  """The moving average of the weights: average <- decay * average + (1 - decay) * weights, after each step."""
+
+  decay: float = 0.0  # 0: none is kept.
+  evaluate: bool = False  # Evaluation, embedding and export read the averaged encoder in place of the last one.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +245,7 @@ class Config:
   encoder: Encoder = AudioNTT()
   projector: Projector = Projector()
   objective: Objective = Objective()
+  average: Average = Average()
   optimizer: Optimizer = Optimizer()
   mesh: Mesh = Mesh()
   checkpoint: Checkpoint = Checkpoint()
@@ -236,6 +256,11 @@ class Config:
   def crop_samples(self) -> int:
     """Samples in a crop."""
     return round(self.data.crop_seconds * self.log_mel.sample_rate)
+
+  @property
+  def batch_shape(self) -> tuple[int, int]:
+    """Clips in a batch, and samples of a clip: its crops, one after the other."""
+    return self.batch_size, self.data.crops * self.crop_samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,7 +292,8 @@ class Evaluation:
   tasks: tuple[Task, ...] = ()  # (): every folder with a metadata.csv in `tasks_dir`.
   only: tuple[str, ...] = ()  # Of these tasks, those of these names; (): all.
   protocol: str = 'corrected'  # Or 'evar': every quirk of the published tables' protocol.
-  readouts: tuple[str, ...] = ('linear',)  # Of 'linear', 'knn', 'fine_tuning'; the first one is the headline.
+  # Of 'linear', 'logistic_regression', 'knn', 'fine_tuning'; the first one is the headline.
+  readouts: tuple[str, ...] = ('linear',)
   shots: tuple[int, ...] = ()  # Also a linear readout from so many labelled clips a class, for each of these.
   seeds: tuple[int, ...] = (42, 43, 44)
   learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
@@ -277,62 +303,6 @@ class Evaluation:
   patience: int = 20
   fine_tuning: FineTuning = FineTuning()
   baselines: bool = True  # Also the majority class, log-mel statistics and the untrained encoder.
-
-
-def _nearest(key: str, known: Sequence[str]) -> str:
-  """Returns 'Did you mean ...?' with the known key nearest to `key`, or the list of them."""
-  match = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-  return f'Did you mean "{match[0]}"?' if match else f'Known keys: {", ".join(known)}.'
-
-
-def from_mapping(cls: type[_T], values: Mapping[str, Any], prefix: str = '') -> _T:
-  """Builds the dataclass `cls` from nested mappings.
-
-  Raises:
-    UserError: an unknown key (with the nearest known one) or a value of another type.
-  """
-  hints = typing.get_type_hints(cls)
-  for key in values:
-    if key not in hints:
-      raise UserError(f'unknown config key "{prefix}{key}". {_nearest(key, list(hints))}')
-  for field in dataclasses.fields(cls):
-    if field.default is dataclasses.MISSING and field.name not in values:
-      raise UserError(f'config key "{prefix}{field.name}" is not given')
-  return cls(**{key: _convert(hints[key], value, prefix + key) for key, value in values.items()})
-
-
-def _convert(kind: Any, value: Any, name: str) -> Any:
-  if typing.get_origin(kind) is types.UnionType:
-    kind = _choose(typing.get_args(kind), value, name)
-  if dataclasses.is_dataclass(kind):
-    if not isinstance(value, Mapping):
-      raise UserError(f'config key "{name}" is a group of settings, got {value!r}')
-    return from_mapping(kind, value, name + '.')
-  if typing.get_origin(kind) is tuple:
-    if not isinstance(value, (list, tuple)):
-      raise UserError(f'config key "{name}" wants a list, such as [{value!r}], got {value!r}')
-    items = typing.get_args(kind)
-    if items[-1] is Ellipsis:
-      items = (items[0],) * len(value)
-    if len(items) != len(value):
-      raise UserError(f'config key "{name}" wants {len(items)} values, got {len(value)}: {value!r}')
-    return tuple(_convert(item, part, f'{name}[{i}]') for i, (item, part) in enumerate(zip(items, value, strict=True)))
-  if kind is float and isinstance(value, int) and not isinstance(value, bool):
-    value = float(value)
-  if type(value) is not kind:
-    raise UserError(f'config key "{name}" wants a value of type {kind.__name__}, got {value!r}')
-  if kind is float and not math.isfinite(value):
-    raise UserError(f'config key "{name}" wants a finite number, got {value!r}')
-  return value
-
-
-def _choose(kinds: Sequence[Any], value: Any, name: str) -> Any:
-  """Returns the dataclass of `kinds` whose `name` the settings ask for, the first if they ask for none."""
-  known = {kind.name: kind for kind in kinds}
-  asked = value.get('name', next(iter(known))) if isinstance(value, Mapping) else None
-  if asked is not None and (not isinstance(asked, str) or asked not in known):
-    raise UserError(f'config key "{name}.name" is {asked!r}; it can be {", ".join(known)}')
-  return known.get(asked, kinds[0])
 
 
 def load(path: str | Path, overrides: Sequence[str], cls: type[_T]) -> _T:
@@ -365,6 +335,9 @@ def load(path: str | Path, overrides: Sequence[str], cls: type[_T]) -> _T:
     _apply_override(values, override)
   if isinstance(values.get('objective'), dict):
     values['objective'] = _expand_preset(values['objective'])
+    average = values.get('average', {})
+    if values['objective'].get('invariance_term') == 'prediction' and isinstance(average, dict):
+      values['average'] = {'decay': PREDICTION_DECAY} | average
   _check_kind(cls, values, path)
   return from_mapping(cls, values)
 

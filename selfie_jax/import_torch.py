@@ -17,9 +17,10 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from selfie_jax.config import Config, Data, LogMel, from_mapping
+from selfie_jax.config import Config, Data, LogMel
 from selfie_jax.errors import ArgumentParser, UserError, run_command
 from selfie_jax.files import as_path
+from selfie_jax.from_mapping import from_mapping
 from selfie_jax.sharing.folder import MODEL_CARD, open_output, write_folder
 from selfie_jax.sharing.model_card import model_card
 from selfie_jax.sharing.torch_weights import convert, read_state_dict

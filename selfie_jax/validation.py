@@ -35,6 +35,7 @@ def validate(config: Config) -> None:
   _validate_words(config)
   _validate_numbers(config)
   _validate_mixture(config.data)
+  _validate_average(config)
   frames = 1 + config.crop_samples // config.log_mel.hop_length
   if isinstance(config.encoder, config_lib.AudioNTT):
     _validate_audiontt(config.encoder, config.log_mel.n_mels, frames)
@@ -59,12 +60,18 @@ def _validate_words(config: Config) -> None:
   choices = {
     'optimizer.name': (config.optimizer.name, ('adam', 'adamw', 'lars')),
     'optimizer.schedule': (config.optimizer.schedule, ('cosine', 'constant')),
-    'objective.invariance_term': (objective.invariance_term, ('mean_squared_error', 'cross_correlation')),
+    'objective.invariance_term': (
+      objective.invariance_term,
+      ('mean_squared_error', 'cross_correlation', 'prediction'),
+    ),
     'objective.diversity_term': (
       objective.diversity_term,
       ('variance', 'uniformity', 'hyperspherical_energy', 'coding_rate'),
     ),
-    'objective.decorrelation_term': (objective.decorrelation_term, ('covariance', 'cross_correlation')),
+    'objective.decorrelation_term': (
+      objective.decorrelation_term,
+      ('covariance', 'debiased_covariance', 'cross_correlation'),
+    ),
     'objective.variance_statistics': (objective.variance_statistics, ('per_device', 'global')),
     'compute_dtype': (config.compute_dtype, ('float32', 'bfloat16')),
     'data.read': (config.data.read, ('record', 'crop')),
@@ -154,6 +161,10 @@ def _validate_numbers(config: Config) -> None:
     )
   if config.crop_samples < 1:
     raise UserError(f'config key "data.crop_seconds" is {config.data.crop_seconds:g}; a crop has at least one sample')
+  if config.data.crops not in (1, 2):
+    raise UserError(
+      f'config key "data.crops" is {config.data.crops}; it is 1 (both views are made of one crop) or 2 (a crop each)'
+    )
   if config.augment.canvas_time < 1:
     raise UserError(f'config key "augment.canvas_time" is {config.augment.canvas_time}; the canvas holds a view: >= 1')
   if config.batch_size < 2:
@@ -171,11 +182,37 @@ def _validate_mixture(data: config_lib.Data) -> None:
       )
 
 
+def _validate_average(config: Config) -> None:
+  decay = config.average.decay
+  if not 0 <= decay < 1:
+    raise UserError(f'config key "average.decay" is {decay:g}; it is at least 0 (no average is kept) and below 1')
+  users = {
+    'objective.invariance_term="prediction"': config.objective.invariance_term == 'prediction',
+    'average.evaluate=True': config.average.evaluate,
+  }
+  for user, needs_average in users.items():
+    if needs_average and not decay:
+      raise UserError(f'{user} needs a moving average, and average.decay is 0: set it, such as to 0.99')
+  if decay and not any(users.values()):
+    raise UserError(
+      f'average.decay is {decay:g}, and nobody reads the average: set average.evaluate to True, or drop it'
+    )
+
+
 def _validate_audiontt(encoder: config_lib.AudioNTT, n_mels: int, frames: int) -> None:
   names = ('conv_blocks', 'conv_channels', 'width')
   _check_at_least_one({f'encoder.{name}': getattr(encoder, name) for name in names})
   if not 0 <= encoder.dropout < 1:
     raise UserError(f'config key "encoder.dropout" is {encoder.dropout}; it is at least 0 and below 1')
+  if not 1 <= encoder.concat_blocks <= encoder.conv_blocks:
+    raise UserError(
+      f'config key "encoder.concat_blocks" is {encoder.concat_blocks}; it is at least 1 and at most '
+      f'encoder.conv_blocks, {encoder.conv_blocks}'
+    )
+  if encoder.concat_blocks > 1 and not encoder.concat_conv:
+    raise UserError(
+      f'encoder.concat_blocks is {encoder.concat_blocks} and encoder.concat_conv is False: set it to True'
+    )
   halvings = 2**encoder.conv_blocks
   for name, value in (('log_mel.n_mels', n_mels), ('data.crop_seconds (in frames)', frames)):
     if value < halvings:

@@ -9,6 +9,7 @@ from selfie_jax import command_line, validation
 from selfie_jax import config as config_lib
 from selfie_jax.config import Config, Evaluation
 from selfie_jax.errors import UserError
+from selfie_jax.from_mapping import from_mapping
 from tests.processes import ROOT
 
 
@@ -83,6 +84,13 @@ def test_every_preset_is_a_valid_objective(tmp_path):
   assert config_lib.load(_write(tmp_path, {}), ['--config.objective.preset=selfie'], Config) == Config()
 
 
+def test_the_preset_of_byol_a_keeps_a_moving_average(tmp_path):
+  preset = '--config.objective.preset=byol_a'
+  assert config_lib.load(_write(tmp_path, {}), [preset], Config).average == config_lib.Average(0.99)
+  slower = config_lib.load(_write(tmp_path, {}), [preset, '--config.average.decay=0.996'], Config)
+  assert slower.average == config_lib.Average(0.996)
+
+
 def test_an_encoder_is_chosen_by_its_name_and_has_only_its_own_settings(tmp_path):
   path = _write(tmp_path, "{'encoder': {'name': 'vit', 'size': 'tiny', 'patch': (8, 4)}}")
   assert config_lib.load(path, [], Config).encoder == config_lib.ViT(size='tiny', patch=(8, 4))
@@ -98,6 +106,12 @@ def test_an_encoder_is_chosen_by_its_name_and_has_only_its_own_settings(tmp_path
     ('--config.objective.diversity_term=entropy', 'uniformity, hyperspherical_energy, coding_rate'),
     ('--config.compute_dtype=float16', 'it can be float32, bfloat16'),
     ('--config.microbatches=0', 'at least 1'),
+    ('--config.average.decay=1.0', 'below 1'),
+    ('--config.average.evaluate=True', 'average.decay is 0'),
+    ('--config.average.decay=0.9', 'nobody reads the average'),
+    ('--config.encoder.concat_blocks=2', 'concat_conv is False'),
+    ('--config.encoder={"concat_conv": True, "concat_blocks": 4}', 'encoder.conv_blocks, 3'),
+    ('--config.objective={"preset": "byol_a", "invariance_term": "predictions"}', 'cross_correlation, prediction'),
     ('--config.objective.preset=["vicreg"]', 'it can be selfie, vicreg'),
     ('--config.encoder.name=["vit"]', 'it can be audiontt, vit'),
     ('--config.objective.energy_exponent=20.0', 'above 10 two equal embeddings'),
@@ -115,6 +129,7 @@ def test_an_encoder_is_chosen_by_its_name_and_has_only_its_own_settings(tmp_path
     ('--config.steps=0', 'at least 1'),
     ('--config.batch_size=1', 'at least 2'),
     ('--config.data.crop_seconds=0.05', 'needs at least 8'),
+    ('--config.data.crops=3', 'is 3; it is 1'),
     ('--config.data.read=bytes', 'it can be record, crop'),
     ('--config.data.on_damage=ignore', 'it can be stop, skip'),
     ('--config.data.splits=eval', "wants a list, such as ['eval'], got 'eval'"),
@@ -158,7 +173,7 @@ _FIELDS = [field.name for field in dataclasses.fields(Config)]
 )
 def test_any_mapping_becomes_the_config_it_says_or_one_clear_error(values):
   with contextlib.suppress(UserError):
-    config = config_lib.from_mapping(Config, values)
+    config = from_mapping(Config, values)
     given_scalars = {key: value for key, value in values.items() if not isinstance(value, dict)}
     assert given_scalars.items() <= dataclasses.asdict(config).items()
 
@@ -170,5 +185,5 @@ def test_an_override_is_read_as_it_was_written(steps, rate, path):
   values = {}
   for override in (f'steps={steps}', f'optimizer.learning_rate={rate}', f'data.path={path}'):
     config_lib._apply_override(values, f'--config.{override}')
-  config = config_lib.from_mapping(Config, values)
+  config = from_mapping(Config, values)
   assert (config.steps, config.optimizer.learning_rate, config.data.path) == (steps, rate, path)

@@ -13,10 +13,35 @@ from selfie_jax.config import Augment
 _EPS = float(np.finfo(np.float32).eps)
 
 
-def two_views(key: jax.Array, x: jax.Array, config: Augment) -> tuple[jax.Array, jax.Array]:
-  """Two independently distorted copies of the batch `x` (batch, n_mels, frames)."""
+def two_views(key: jax.Array, x: jax.Array, other: jax.Array, config: Augment) -> tuple[jax.Array, jax.Array]:
+  """Two independently distorted batches: of the same crops, or of others of the same clips.
+
+  Args:
+    key: a JAX random key.
+    x: z-scored log-mel, (batch, n_mels, frames).
+    other: the crops of the second view, of the same shape; or `x` again.
+    config: as of `augment`, and whether the views are normalised.
+  """
   first, second = jax.random.split(key)
-  return augment(first, x, config), augment(second, x, config)
+  views = augment(first, x, config), augment(second, other, config)
+  return normalize_together(*views) if config.normalize_views else views
+
+
+def normalize_together(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns both views minus the mean of all their values, over the standard deviation of all their values.
+
+  BYOL-A's normalisation after the augmentations. The views are those of the global batch, however it is sharded. A
+  batch of one value becomes zeros.
+
+  Args:
+    first: (n, n_mels, frames).
+    second: the same.
+  """
+  mean = (first.mean() + second.mean()) / 2
+  centred = first - mean, second - mean
+  variance = sum(jnp.square(x).mean() for x in centred) / 2
+  scale = jnp.where(variance > 0, jax.lax.rsqrt(variance), 0.0)
+  return tuple(scale * x for x in centred)
 
 
 def augment(key: jax.Array, x: jax.Array, config: Augment) -> jax.Array:

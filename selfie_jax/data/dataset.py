@@ -7,13 +7,14 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from selfie_jax.config import LogMel, from_mapping
+from selfie_jax.config import LogMel
 from selfie_jax.data.index_cache import read_indexes
 from selfie_jax.data.ranges import Range, read_ranges
 from selfie_jax.data.reader import ClipReader
 from selfie_jax.data.shard import Shard
 from selfie_jax.errors import UserError
 from selfie_jax.files import FileState, PathLike, as_path, check_reachable, list_files, write_atomically
+from selfie_jax.from_mapping import from_mapping
 
 FORMAT_VERSION = 2
 MANIFEST = 'manifest.json'

@@ -6,6 +6,7 @@ a whole: which clips are in it, and where their crops start. Then all of it is r
 in an object store, and no more of a clip than is needed. Grain's threads do so ahead of the training.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import grain
@@ -34,8 +35,8 @@ def batches(
 
   Clip i of batch k is clip k * batch_size + i of an endless sequence: of one dataset, every clip once, in random order,
   then every clip again in another order, and so on (a batch may straddle two epochs, and a dataset may be smaller than
-  a batch). Its crop is drawn from (seed, k * batch_size + i). Hosts hold contiguous parts: side by side, they are one
-  host's batch.
+  a batch). Its crops are drawn from (seed, k * batch_size + i), independently of each other; the first one is the same
+  however many there are. Hosts hold contiguous parts: side by side, they are one host's batch.
 
   In a mixture each dataset has such a sequence of its own, a function of (seed, its place in the mixture), and a fixed
   pattern says which one is next: Grain scales the weights so that the smallest is 100 and cuts off the rest, (1, 2.5)
@@ -46,9 +47,10 @@ def batches(
   of (seed, k, i) and of what else is damaged; it is none that batch k has anyway, unless that has them all.
 
   Args:
-    source: from `open_data`. Of its settings, `read_threads` is the number of threads that read, each a whole batch at
-      a time (so more than `prefetch_batches` have nothing to do), or 0: as many as serve the source's kind; and
-      `prefetch_batches` that of the batches which are ready, or being read, ahead of the one yielded last.
+    source: from `open_data`. Of its settings, `crops` is the number of crops of a clip; `read_threads` that of the
+      threads that read, each a whole batch at a time (so more than `prefetch_batches` have nothing to do), or 0: as
+      many as serve the source's kind; and `prefetch_batches` that of the batches which are ready, or being read, ahead
+      of the one yielded last.
     batch_size: clips in the batch of all hosts.
     crop_samples: length of a crop; shorter clips are zero-padded at their end.
     seed: of the order and of the crops.
@@ -57,9 +59,9 @@ def batches(
     process_count: number of hosts.
 
   Yields:
-    `audio`: (batch_size / process_count, crop_samples) int16; `dataset`, (batch_size / process_count,) int64, the
-    dataset's place in the mixture; `index`, the same, the clip's number in its dataset; `damaged`, how many of these
-    clips take the place of a damaged one.
+    `audio`: (batch_size / process_count, crops * crop_samples) int16, in each row a clip's crops, one after the other;
+    `dataset`, (batch_size / process_count,) int64, the dataset's place in the mixture; `index`, the same, the clip's
+    number in its dataset; `damaged`, how many of these clips take the place of a damaged one.
 
   Raises:
     UserError: the hosts do not divide the batch; or, while it yields, a record is damaged, more are than
@@ -100,6 +102,7 @@ class _BatchReader:
   def __init__(self, source: DataSource, plan: Plan, batch_size: int, crop_samples: int, seed: int) -> None:
     self._source = source
     self._whole_record = source.settings.read == 'record'
+    self._crops = source.settings.crops
     self._plan = plan
     self._batch_size = batch_size
     self._crop_samples = crop_samples
@@ -110,42 +113,43 @@ class _BatchReader:
     """Reads what is planned for n positions of the endless sequence, all of one batch."""
     clips = self._plan.clips(positions)
     starts = self._plan.starts(positions, clips)
-    audio = np.zeros((len(clips), self._crop_samples), np.int16)
+    audio = np.zeros((*starts.shape, self._crop_samples), np.int16)
     damaged = 0
-    for i, piece in enumerate(self._read_pieces(clips, starts)):
-      if isinstance(piece, DamagedRecordError):
+    for i, pieces in enumerate(self._read_pieces(clips, starts)):
+      if isinstance(pieces, DamagedRecordError):
         damaged += 1
-        clips[i], piece = self._replace(positions[i], int(clips[i]), piece)
-      audio[i, : len(piece)] = piece
+        clips[i], pieces = self._replace(positions[i], int(clips[i]), pieces)
+      for crop, piece in enumerate(pieces):
+        audio[i, crop, : len(piece)] = piece
     places, numbers = self._source.find(clips)
-    return {'audio': audio, 'dataset': places, 'index': numbers, 'damaged': damaged}
+    return {'audio': audio.reshape(len(clips), -1), 'dataset': places, 'index': numbers, 'damaged': damaged}
 
-  def _read_pieces(self, clips: np.ndarray, starts: np.ndarray) -> Iterator[np.ndarray | DamagedRecordError]:
-    """Yields the samples of crops, all asked for at once: the shorter ones not padded."""
+  def _read_pieces(self, clips: np.ndarray, starts: np.ndarray) -> Iterator[list[np.ndarray] | DamagedRecordError]:
+    """Yields the samples of each clip's crops, all asked for at once: the shorter ones not padded."""
     places, numbers = (found.tolist() for found in self._source.find(clips))
     readers = [self._source.datasets[place].clips for place in places]
     records = [reader.find(number) for reader, number in zip(readers, numbers, strict=True)]
-    crops = [
-      (record, start, min(record.samples - start, self._crop_samples))
-      for record, start in zip(records, starts.tolist(), strict=True)
-    ]
+    lengths = [min(record.samples, self._crop_samples) for record in records]  # A shorter clip's crops start at 0.
+    planned = list(zip(readers, records, starts.tolist(), lengths, strict=True))
     if self._whole_record:
-      ranges = [reader.record_range(record) for reader, record in zip(readers, records, strict=True)]
+      ranges = [reader.record_range(record) for reader, record, _, _ in planned]
     else:
-      ranges = [reader.crop_range(*crop) for reader, crop in zip(readers, crops, strict=True)]
+      ranges = [reader.crop_range(record, start, samples) for reader, record, of, samples in planned for start in of]
       for dataset in self._source.datasets:
         dataset.clips.notice_changes()
-    for reader, (record, start, samples), data in zip(readers, crops, read_ranges(ranges), strict=True):
+    reading = read_ranges(ranges)
+    for reader, record, of_clip, samples in planned:
+      data = list(itertools.islice(reading, 1 if self._whole_record else len(of_clip)))
       try:
         if self._whole_record:
-          yield reader.audio_of_record(record, start, samples, data)
+          yield reader.audio_of_record(record, of_clip, samples, *data)
         else:
-          yield reader.audio_of_crop(record, samples, data)
+          yield [reader.audio_of_crop(record, samples, read) for read in data]
       except DamagedRecordError as error:
         yield error
 
-  def _replace(self, position: int, damaged: int, error: DamagedRecordError) -> tuple[int, np.ndarray]:
-    """Returns another clip of the same dataset, and a crop of it, for `position` in the endless sequence.
+  def _replace(self, position: int, damaged: int, error: DamagedRecordError) -> tuple[int, list[np.ndarray]]:
+    """Returns another clip of the same dataset, and its crops, for `position` in the endless sequence.
 
     Raises:
       UserError: nothing is to be skipped, too much is damaged, or there is no clip left.
@@ -154,12 +158,12 @@ class _BatchReader:
     batch, place = divmod(position, self._batch_size)
     for attempt, clip in enumerate(self._candidates(batch, place, damaged)):
       alone = np.array([clip])
-      word = np.random.SeedSequence((self._seed, position, attempt)).generate_state(1, np.uint64)
-      start = choose_starts(word, self._source.samples(alone), self._crop_samples)
-      (piece,) = self._read_pieces(alone, start)
-      if not isinstance(piece, DamagedRecordError):
-        return clip, piece
-      self._damage.add(clip, piece)
+      words = np.random.SeedSequence((self._seed, position, attempt)).generate_state(self._crops, np.uint64)
+      starts = choose_starts(words[None], self._source.samples(alone)[:, None], self._crop_samples)
+      (pieces,) = self._read_pieces(alone, starts)
+      if not isinstance(pieces, DamagedRecordError):
+        return clip, pieces
+      self._damage.add(clip, pieces)
     raise UserError(f'no clip is left to take the place of a damaged one: {error}')
 
   def _candidates(self, batch: int, place: int, damaged: int) -> Iterator[int]:

@@ -19,7 +19,8 @@ class Plan:
   def __init__(self, source: DataSource, crop_samples: int, seed: int) -> None:
     self._source = source
     self._crop_samples = crop_samples
-    self._crop_seed = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
+    # One for each crop of a clip; how many there are does not change the first.
+    self._crop_seeds = np.random.SeedSequence(seed).generate_state(source.settings.crops, np.uint64).tolist()
     # A dataset's order does not depend on those that come after it. (Of one's own, the first epochs of a small dataset
     # do not push a large one's out.)
     self._orders: list[Callable[[int], np.ndarray]] = []
@@ -52,9 +53,9 @@ class Plan:
     return clips
 
   def starts(self, positions: range, clips: np.ndarray) -> np.ndarray:
-    """Returns the samples that the crops of these n clips start at, at these positions: (n,) int64."""
-    words = stream(self._crop_seed, positions.start, len(positions))
-    return choose_starts(words, self._source.samples(clips), self._crop_samples)
+    """Returns the samples that the crops of these n clips start at, at these positions: (n, crops of a clip) int64."""
+    words = [stream(seed, positions.start, len(positions)) for seed in self._crop_seeds]
+    return choose_starts(np.stack(words, axis=1), self._source.samples(clips)[:, None], self._crop_samples)
 
 
 def order_of_epoch(epoch: int, length: int, seed: int) -> np.ndarray:
@@ -72,11 +73,11 @@ def stream(seed: int, first: int, count: int) -> np.ndarray:
 
 
 def choose_starts(words: np.ndarray, samples: np.ndarray, crop_samples: int) -> np.ndarray:
-  """Returns where crops start: anywhere in clips that are longer, with the same probability; all (n,), int64.
+  """Returns where crops start: anywhere in clips that are longer, with the same probability; int64.
 
   Args:
     words: random 64-bit words, uint64.
-    samples: lengths of the clips, below 2^32.
+    samples: lengths of the clips, below 2^32; of the words' shape, or broadcast to it.
     crop_samples: length of a crop.
   """
   places = np.maximum(samples - crop_samples, 0).astype(np.uint64) + np.uint64(1)

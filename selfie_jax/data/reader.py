@@ -87,7 +87,7 @@ class ClipReader:
     """
     record = self.find(clip)
     (read,) = read_ranges([self.record_range(record)])
-    return {'audio': self.audio_of_record(record, 0, record.samples, read), 'index': np.int64(clip)}
+    return {'audio': self.audio_of_record(record, [0], record.samples, read)[0], 'index': np.int64(clip)}
 
   def samples(self, clips: np.ndarray) -> np.ndarray:
     """Returns how long (n,) clips are."""
@@ -112,8 +112,10 @@ class ClipReader:
     first = record.offset + tfrecord.HEADER_BYTES + record.audio_start + 2 * start
     return Range(self._paths[record.shard], first, 2 * samples, self._states.get(self._names[record.shard]))
 
-  def audio_of_record(self, record: Record, start: int, samples: int, read: bytes | OSError) -> np.ndarray:
-    """Returns a piece of a clip, (samples,) int16 and read-only, given what was read of its `record_range`.
+  def audio_of_record(
+    self, record: Record, starts: Sequence[int], samples: int, read: bytes | OSError
+  ) -> list[np.ndarray]:
+    """Returns pieces of a clip, each (samples,) int16 and read-only, given what was read of its `record_range`.
 
     Raises:
       DamagedRecordError: the record is damaged, or gone, or another one than the index knows.
@@ -123,9 +125,10 @@ class ClipReader:
     read = tfrecord.check_read(read, path, record.number)
     data = tfrecord.unframe(read, path, record.number, record.length, record.crc)
     if not self._flac:
-      return np.frombuffer(data, '<i2', count=samples, offset=audio_start + 2 * start)
+      return [np.frombuffer(data, '<i2', count=samples, offset=audio_start + 2 * start) for start in starts]
+    flac = data[audio_start : audio_start + record.audio_bytes]
     try:
-      return shards.decode_flac(data[audio_start : audio_start + record.audio_bytes], start, samples)
+      return [shards.decode_flac(flac, start, samples) for start in starts]
     except ValueError as error:  # Its CRC is right: it was written like that.
       raise DamagedRecordError(f'{self._name(record)} is damaged: {error}') from error
 

@@ -9,6 +9,7 @@ Each option but the variance per device has the same value and gradient on any n
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +46,11 @@ def objective(
     the two views.
 
   Raises:
-    ValueError: the batch cannot be divided over the devices or the groups, or is too small for a variance.
+    ValueError: the batch cannot be divided over the devices or the groups, or is too small for a variance; or the term
+      is `prediction`, which is of more networks than made `z1` and `z2`.
   """
+  if config.invariance_term == 'prediction':
+    raise ValueError('the term `prediction` needs pairs of predictions and targets: give them to objective_of_rows')
   if mesh and len(z1) % mesh.size:
     raise ValueError(f'a batch of {len(z1)} cannot be divided evenly over {mesh.size} devices')
   if mesh is None:
@@ -63,11 +67,17 @@ def objective(
 # The one name by which compiled programs tell these collectives from others.
 @jax.named_scope('objective')
 def objective_of_rows(
-  z1: jax.Array, z2: jax.Array, config: config_lib.Objective, num_groups: int, axes: Axes
+  z1: jax.Array,
+  z2: jax.Array,
+  config: config_lib.Objective,
+  num_groups: int,
+  axes: Axes,
+  pairs: Sequence[tuple[jax.Array, jax.Array]] = (),
 ) -> tuple[jax.Array, Metrics]:
   """`objective` from this device's rows of each view, within a `shard_map` over the mesh's `axes`.
 
-  Without axes these are all rows.
+  Without axes these are all rows. The term `prediction`, which `objective` has no networks for, is of `pairs`: see
+  `terms.prediction_error`.
   """
   num_groups = config.variance_groups(num_groups)
   n = len(z1) * num_devices(axes)
@@ -87,6 +97,8 @@ def objective_of_rows(
       invariance = terms.mean_squared_error(rows)
     case 'cross_correlation':
       invariance = terms.cross_correlation_diagonal(standardised)
+    case 'prediction':
+      invariance = terms.prediction_error(pairs, axes)
   match config.diversity_term:
     case 'variance' if num_groups == 1:
       diversity = terms.global_variance_hinge(variance)
@@ -102,6 +114,10 @@ def objective_of_rows(
     case 'covariance':
       energy = terms.covariance_energy(centred)
       decorrelation = energy.sum() / views.shape[-1]
+    case 'debiased_covariance':
+      energy = terms.covariance_energy(centred)
+      debiased = terms.debiased_covariance_energy(statistics.through_the_mean(centred), energy)
+      decorrelation = debiased.sum() / views.shape[-1]
     case 'cross_correlation':
       energy = terms.covariance_energy(centred.map(jax.lax.stop_gradient))  # For the effective rank alone.
       decorrelation = terms.cross_correlation_off_diagonal(standardised)

@@ -2,7 +2,7 @@
 
 One rule keeps the backward pass free of collectives: embeddings are centred on the global mean as on a constant. That
 changes no gradient of a function of centred second moments, since such a gradient, summed over the rows, is zero:
-what the mean would pass on to each row vanishes.
+what the mean would pass on to each row vanishes. (`through_the_mean` is for what is not such a function.)
 """
 
 import dataclasses
@@ -56,6 +56,15 @@ def centre(rows: Rows) -> tuple[Rows, jax.Array]:
   variance = jnp.maximum(squares - jnp.square(deviations) / n, 0.0) / (n - 1)
   correction = jax.lax.stop_gradient(deviations[:, None] / n)
   return rows.map(lambda z: (z - mean) - correction), variance
+
+
+def through_the_mean(centred: Rows) -> Rows:
+  """Returns this device's centred rows minus their mean, which is 0, and has a gradient: for more than second moments.
+
+  The gradient takes one more all-reduce of (2, d), and so does the mean.
+  """
+  mean = sum_over_devices((centred.own / centred.count).sum(axis=1, keepdims=True), centred.axes)
+  return Rows(centred.own - mean, None, centred.axes)
 
 
 def standardise(centred: Rows, variance: jax.Array, epsilon: float = 1e-5) -> Rows:

@@ -5,13 +5,13 @@ public re-implementation that sums both has twice the diversity weight it states
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
 from selfie_jax.objective import statistics
-from selfie_jax.objective.collectives import device_index, sum_over_devices
+from selfie_jax.objective.collectives import Axes, device_index, num_devices, sum_over_devices
 from selfie_jax.objective.off_diagonal import off_diagonal_energy, twice_the_gradient
 from selfie_jax.objective.statistics import EXACT, Rows
 
@@ -28,6 +28,24 @@ def mean_squared_error(rows: Rows) -> jax.Array:
   """
   n, d = rows.count, rows.own.shape[-1]
   return sum_over_devices(jnp.square(rows.own[0] - rows.own[1]).sum(), rows.axes) / (n * d)
+
+
+def prediction_error(pairs: Sequence[tuple[jax.Array, jax.Array]], axes: Axes) -> jax.Array:
+  """2 - 2 cos(prediction, target), the mean over the batch and over the two directions; no gradient to the targets.
+
+  BYOL (Grill et al., NeurIPS 2020), equation 2, whose loss is the sum of the directions, twice this. Computed as the
+  squared distance of the unit vectors, which keeps the digits of a small one.
+
+  Args:
+    pairs: predictions made from one view and the moving-average network's embeddings of the other, (n / devices, d)
+      each.
+    axes: of the mesh that the rows are sharded over.
+  """
+  predictions, targets = (jnp.stack(part) for part in zip(*pairs, strict=True))
+  predictions, targets = (z.astype(jnp.promote_types(z.dtype, jnp.float32)) for z in (predictions, targets))
+  distances = statistics.unit_norm(predictions) - jax.lax.stop_gradient(statistics.unit_norm(targets))
+  count = len(pairs) * predictions.shape[1] * num_devices(axes)
+  return sum_over_devices(jnp.square(distances).sum(), axes) / count
 
 
 def cross_correlation_diagonal(standardised: Rows) -> jax.Array:
@@ -66,6 +84,32 @@ def covariance_energy(centred: Rows) -> jax.Array:
   """
   n = centred.count
   return off_diagonal_energy(centred.map(lambda z: z / math.sqrt(n - 1)))
+
+
+def debiased_covariance_energy(centred: Rows, energy: jax.Array) -> jax.Array:
+  """(2,): an estimate of the energy that `covariance_energy` would find in infinitely many rows.
+
+  Of n rows even independent dimensions have covariances that differ from 0 by chance, about s^4 / n each in squares
+  for a variance of s^2, and more of them the wider d is: a floor that no encoder can go below. It comes from rows that
+  meet themselves. With (sum_i x_ia x_ib)^2 = sum_ij x_ia x_ib x_ja x_jb, the pairs i != j alone make a U-statistic
+  (Hoeffding, 1948),
+
+    1 / (n (n - 1)) sum_{a != b} [(sum_i x_ia x_ib)^2 - sum_i x_ia^2 x_ib^2],
+
+  whose mean is exactly sum_{a != b} E[x_a x_b]^2 for independent rows of a known mean. The estimated mean leaves
+  s_a^2 s_b^2 / n^2 of independent dimensions, and O(1 / n) of a covariance's own square. It can be negative.
+
+  Args:
+    centred: from `statistics.centre`, and then `through_the_mean`, since this is no function of second moments alone.
+    energy: (2,) from `covariance_energy`.
+  """
+  n = centred.count
+  squares = jnp.square(centred.own) / (n - 1)
+  # The sum over a != b as twice that over b < a: sums of what is positive, where (sum_a x_a^2)^2 - sum_a x_a^4 would be
+  # the small difference of large numbers if one dimension outlives all others.
+  before = jnp.cumsum(squares[..., :-1], axis=-1)
+  with_themselves = 2 * (squares[..., 1:] * before).sum(axis=(1, 2))
+  return (n - 1) / n * (energy - sum_over_devices(with_themselves, centred.axes))
 
 
 def group_variance_hinge(rows: Rows, num_groups: int) -> jax.Array:

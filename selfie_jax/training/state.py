@@ -1,6 +1,7 @@
 """The train state: one explicit pytree, and how it is made from a config."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -31,6 +32,15 @@ class LoadedEncoder:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Weights:
+  """A model's parameters, and the batch statistics that go with them."""
+
+  params: nnx.State
+  batch_stats: nnx.State
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
 class TrainState:
   """Everything a step changes. `step` counts finished updates, so it is also the number of the next batch."""
 
@@ -38,10 +48,27 @@ class TrainState:
   params: nnx.State
   batch_stats: nnx.State
   opt_state: Any
+  average: Weights | None = None  # Their moving average, if `config.average.decay` asks for one.
+
+  def tree_flatten_with_keys(self) -> tuple[list[tuple[jax.tree_util.GetAttrKey, Any]], tuple[str, ...]]:
+    """As a registered dataclass, but for an average that is not kept, which is no part of the tree."""
+    # None would be a node of it, and Orbax would refuse the checkpoints that were written without.
+    names = tuple(
+      field.name for field in dataclasses.fields(self) if field.name != 'average' or self.average is not None
+    )
+    return [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names], names
+
+  @classmethod
+  def tree_unflatten(cls, names: tuple[str, ...], values: Iterable[Any]) -> 'TrainState':
+    """Undoes it."""
+    return cls(**dict(zip(names, values, strict=True)))
 
 
 class Model(nnx.Module):
-  """Encoder and projector. The encoder is what pre-training is for; the projector is thrown away after it."""
+  """Encoder, projector and, for the term `prediction` alone, a predictor.
+
+  The encoder is what pre-training is for; the others are thrown away after it.
+  """
 
   def __init__(self, config: Config, *, rngs: nnx.Rngs) -> None:
     dtype = jnp.dtype(config.compute_dtype)
@@ -53,6 +80,9 @@ class Model(nnx.Module):
       self.encoder = AudioNTT(config.encoder, config.log_mel.n_mels, **options)
     self.projected = config.encoder.width if config.projector.dense_only else self.encoder.features
     self.projector = Projector(config.projector, self.projected, rngs=rngs, dtype=dtype)
+    # Made last: with it or without, encoder and projector begin with the same weights.
+    if config.objective.invariance_term == 'prediction':
+      self.predictor = Projector(config.projector, config.projector.output_width, rngs=rngs, dtype=dtype)
 
   def __call__(self, x: jax.Array, keys: jax.Array) -> jax.Array:
     """Maps one view to its embeddings, in training mode.
@@ -92,7 +122,23 @@ def split_model(model: Model) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
 def init_state(config: Config, optimizer: optax.GradientTransformation) -> TrainState:
   """Returns the state before the first step. Pure in `config`: jit it with output shardings to place it."""
   _, params, batch_stats = split_model(build_model(config))
-  return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+  average = begin_average(Weights(params, batch_stats)) if config.average.decay else None
+  return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), average)
+
+
+def begin_average(weights: Weights) -> Weights:
+  """Returns the moving average before the first step: a copy, since a step is given the memory of both."""
+  return jax.tree.map(jnp.copy, weights)
+
+
+def move_average(average: Weights, weights: Weights, decay: float) -> Weights:
+  """Returns decay * average + (1 - decay) * weights, of parameters and running batch statistics alike."""
+  return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), average, weights)
+
+
+def evaluated_weights(state: TrainState, config: Config) -> Weights:
+  """Returns the weights that evaluations read: the average's or, unless `config.average` says so, the last ones."""
+  return state.average if config.average.evaluate else Weights(state.params, state.batch_stats)
 
 
 def abstract_state(config: Config, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:

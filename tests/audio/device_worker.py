@@ -16,7 +16,7 @@ AUGMENT = Augment(mixup_group=4, noise=0.2)
 
 def views(key, audio):
   x = log_mel(audio, LogMel())
-  return two_views(key, (x + 6) / 5, AUGMENT)
+  return two_views(key, (x + 6) / 5, (x + 6) / 5, AUGMENT)
 
 
 def partners(key, numbers):

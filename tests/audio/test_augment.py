@@ -20,8 +20,11 @@ def spectrograms(batch, n_mels=64, frames=96, seed=0):
   return np.random.default_rng(seed).standard_normal((batch, n_mels, frames)).astype(np.float32)
 
 
+compiled = jax.jit(augment.augment, static_argnums=2)
+
+
 def view(x, settings, seed=0):
-  return np.asarray(augment.augment(jax.random.key(seed), jnp.asarray(x), settings))
+  return np.asarray(compiled(jax.random.key(seed), jnp.asarray(x), settings))
 
 
 def test_with_all_strengths_zero_a_view_is_the_spectrogram():
@@ -29,15 +32,24 @@ def test_with_all_strengths_zero_a_view_is_the_spectrogram():
   np.testing.assert_array_equal(view(x, OFF), x)
 
 
+def test_both_views_are_normalised_by_what_all_their_values_have_in_common():
+  views = np.random.default_rng(0).normal(-3, 2, (2, 4, 8, 6)).astype(np.float32)
+  views[1] += 1
+  found = np.stack(augment.normalize_together(*views))
+  np.testing.assert_allclose(found, (views - views.mean(dtype=np.float64)) / views.std(dtype=np.float64), atol=1e-5)
+  np.testing.assert_array_equal(np.stack(augment.normalize_together(*np.full((2, 4, 8, 6), 3, np.float32))), 0)
+
+
 def test_two_views_differ_and_each_is_a_function_of_the_key():
   x = jnp.asarray(spectrograms(16))
-  first, second = augment.two_views(jax.random.key(0), x, Augment(noise=0.2))
+  two_views = jax.jit(augment.two_views, static_argnums=3)
+  first, second = two_views(jax.random.key(0), x, x, Augment(noise=0.2))
   assert first.shape == second.shape == x.shape
   assert all((abs(first[i] - second[i]) > 0.01).any() for i in range(16))
-  again = augment.two_views(jax.random.key(0), x, Augment(noise=0.2))
+  again = two_views(jax.random.key(0), x, x, Augment(noise=0.2))
   np.testing.assert_array_equal(first, again[0])
   np.testing.assert_array_equal(second, again[1])
-  other, _ = augment.two_views(jax.random.key(1), x, Augment(noise=0.2))
+  other, _ = two_views(jax.random.key(1), x, x, Augment(noise=0.2))
   assert all((abs(first[i] - other[i]) > 0.01).any() for i in range(16))
 
 
@@ -127,7 +139,8 @@ def test_random_resize_crop_is_a_bicubic_resize_of_a_crop_of_the_canvas():
   x = spectrograms(batch, n_mels, frames)
   u = np.random.default_rng(1).uniform(size=(4, batch)).astype(np.float32)
   u[:, 0], u[:, 1] = 0, np.nextafter(1, 0, dtype=np.float32)  # The smallest and the greatest crop.
-  ours = augment.random_resize_crop(jnp.asarray(x), jnp.asarray(u), (0.01, 1.5), (0.01, 1.8), 1.5)
+  resize = jax.jit(augment.random_resize_crop, static_argnums=(2, 3, 4))
+  ours = resize(x, u, (0.01, 1.5), (0.01, 1.8), 1.5)
   for i in range(batch):
     height = int(np.clip(np.floor((0.01 + 1.49 * u[0, i]) * n_mels), 1, n_mels))
     width = int(np.clip(np.floor((0.01 + 1.79 * u[2, i]) * frames), 1, canvas_frames))

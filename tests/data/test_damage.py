@@ -31,7 +31,9 @@ def folder(whole, tmp_path):
   return shutil.copytree(whole, tmp_path / 'clips')
 
 
-def stream(path, read='record', on_damage='stop', max_damaged=100, read_threads=1, prefetch_batches=1, **changes):
+def stream(
+  path, read='record', on_damage='stop', max_damaged=100, read_threads=1, prefetch_batches=1, crops=1, **changes
+):
   data = Data(
     path=str(path),
     read=read,
@@ -39,6 +41,7 @@ def stream(path, read='record', on_damage='stop', max_damaged=100, read_threads=
     max_damaged=max_damaged,
     read_threads=read_threads,
     prefetch_batches=prefetch_batches,
+    crops=crops,
   )
   settings = {'batch_size': 8, 'seed': 0, 'start_step': 0} | changes
   return pipeline.batches(open_data(data, LogMel()), crop_samples=CROP, **settings)
@@ -195,6 +198,11 @@ def test_what_takes_a_damaged_clips_place_is_a_function_of_the_step(folder, read
       np.testing.assert_array_equal(batch[key], np.concatenate([first[key], second[key]]))
     assert batch['damaged'] == first['damaged'] + second['damaged']
   assert sum(batch['damaged'] for batch in reference) > 8
+  for batch, twice in zip(reference, take(folder, 12, crops=2, **settings), strict=True):
+    first, second = np.split(twice['audio'], 2, axis=1)
+    np.testing.assert_array_equal(first, batch['audio'])
+    assert (first != second).any(axis=1).all()
+    assert_only_whole_clips([batch | {'audio': second}], lost=range(8, 16))
   other = take(folder, 12, seed=1, **settings)
   assert [batch['index'].tolist() for batch in other] != [batch['index'].tolist() for batch in reference]
 

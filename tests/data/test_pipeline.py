@@ -29,10 +29,10 @@ def dataset(clips, tmp_path_factory):
   return write_dataset(tmp_path_factory.mktemp('dataset') / 'clips', clips)
 
 
-def take(path, count, read='record', read_threads=2, prefetch_batches=3, **changes):
+def take(path, count, read='record', read_threads=2, prefetch_batches=3, crops=1, **changes):
   """Takes batches of a dataset, or of a mixture where `path` is a list of `Part`s."""
   where = {'mixture': tuple(path)} if isinstance(path, list) else {'path': str(path)}
-  data = Data(**where, read=read, read_threads=read_threads, prefetch_batches=prefetch_batches)
+  data = Data(**where, read=read, read_threads=read_threads, prefetch_batches=prefetch_batches, crops=crops)
   settings = {'batch_size': 8, 'seed': 0, 'start_step': 0} | changes
   return list(itertools.islice(pipeline.batches(open_data(data, LogMel()), crop_samples=CROP, **settings), count))
 
@@ -134,16 +134,52 @@ def test_flac_records_give_the_same_crops_bit_for_bit(dataset, clips, tmp_path):
     take(flac, 1, read='crop')
 
 
+@pytest.mark.parametrize('read', ['record', 'crop'])
+def test_two_crops_of_a_clip_are_the_one_and_another(dataset, clips, tmp_path, read):
+  ones, twos = take(dataset, 10), take(dataset, 10, read, crops=2)
+  assert_same([batch | {'audio': batch['audio'][:, :CROP]} for batch in twos], ones)
+  for batch in twos:
+    for audio, index in zip(batch['audio'][:, CROP:], batch['index']):
+      assert is_piece(audio, clips[index])
+  ramps = write_dataset(tmp_path, [np.arange(20_000 + i, dtype=np.int16) for i in range(37)])
+  (batch,) = take(ramps, 1, read, crops=2, batch_size=12, seed=42, start_step=3)
+  assert batch['index'].tolist() == [24, 16, 29, 12, 19, 3, 27, 31, 33, 18, 11, 34]
+  assert batch['audio'][:, 0].tolist() == [3157, 1914, 4154, 1055, 1690, 3170, 1028, 2878, 3517, 3922, 1032, 1000]
+  assert batch['audio'][:, CROP].tolist() == [1432, 423, 1901, 563, 3139, 472, 784, 4553, 1252, 467, 451, 1550]
+
+
+@pytest.mark.parametrize('hosts', [1, 2])
+def test_two_crops_of_a_mixture_resume_in_the_middle_at_any_host_count(dataset, small, tmp_path, clips, hosts):
+  mixture = parts(dataset, small, 1, 2.5)
+  reference = take(mixture, 6, crops=2)[3:]
+  takes = [take(mixture, 3, 'crop', crops=2, start_step=3, process_index=i, process_count=hosts) for i in range(hosts)]
+  assert_same([{key: np.concatenate([part[key] for part in step]) for key in KEYS} for step in zip(*takes)], reference)
+  if hosts == 1:
+    flac = write_dataset(tmp_path, clips, audio_format='flac')
+    assert_same(take(flac, 5, crops=2), take(dataset, 5, crops=2))
+
+
+def test_the_two_crops_of_a_clip_start_independently(tmp_path):
+  path = write_dataset(tmp_path, [np.zeros(CROP + 4, np.int16)])
+  source = open_data(Data(path=str(path), crops=2), LogMel())
+  positions = range(7, 5_007)
+  starts = plan.Plan(source, CROP, seed=0).starts(positions, np.zeros(5_000, np.int64))
+  counts = np.bincount(starts[:, 0] * 5 + starts[:, 1], minlength=25)
+  assert np.square(counts - 200).sum() / 200 < 51.2  # The 99.9 % quantile at 24 degrees of freedom.
+
+
+def is_piece(audio, clip):
+  if len(clip) <= CROP:
+    return np.array_equal(audio, np.pad(clip, (0, CROP - len(clip))))
+  windows = np.lib.stride_tricks.sliding_window_view(clip, 64)
+  starts = np.flatnonzero((windows == audio[:64]).all(axis=1))
+  return any(np.array_equal(clip[start : start + CROP], audio) for start in starts)
+
+
 def test_a_crop_is_a_piece_of_its_clip_and_padding_is_at_the_end(dataset, clips):
   for batch in take(dataset, 10):
     for audio, index in zip(batch['audio'], batch['index']):
-      clip = clips[index]
-      if len(clip) <= CROP:
-        np.testing.assert_array_equal(audio, np.pad(clip, (0, CROP - len(clip))))
-      else:
-        windows = np.lib.stride_tricks.sliding_window_view(clip, 64)
-        starts = np.flatnonzero((windows == audio[:64]).all(axis=1))
-        assert any(np.array_equal(clip[start : start + CROP], audio) for start in starts)
+      assert is_piece(audio, clips[index])
 
 
 def test_crops_start_uniformly_over_all_places():

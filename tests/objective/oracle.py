@@ -31,6 +31,7 @@ def terms(z1, z2, config, num_groups=1):
   invariance = {'mean_squared_error': _mean_squared_error, 'cross_correlation': _cross_correlation_diagonal}
   decorrelation = {
     'covariance': _of_both_views(_covariance, 1),
+    'debiased_covariance': _of_both_views(_debiased_covariance, 1),
     'cross_correlation': _cross_correlation_off_diagonal,
   }
   results = [
@@ -89,6 +90,28 @@ def _covariance(z):
   centred = z - z.mean(0)
   off_diagonal = _off_diagonal(centred.T @ centred / (n - 1))
   return (off_diagonal**2).sum() / d, 4 * centred @ off_diagonal / (n - 1) / d
+
+
+def _debiased_covariance(z):
+  # f = (sum_{a != b} S_ab^2 - sum_i p(k_i)) / (n (n - 1)), S = K'K, p(k) = |k|^4 - sum_a k_a^4, the pairs of a row with
+  # itself: df/dK = 4 (K offdiag(S) - |k|^2 k + k^3) / (n (n - 1)), less its mean over the rows.
+  n, d = z.shape
+  centred = z - z.mean(0)
+  squares = (centred**2).sum(1, keepdims=True)
+  off_diagonal = _off_diagonal(centred.T @ centred)
+  gradient = 4 * (centred @ off_diagonal - squares * centred + centred**3)
+  value = (off_diagonal**2).sum() - ((squares**2).sum() - (centred**4).sum())
+  return value / (n * (n - 1)) / d, (gradient - gradient.mean(0)) / (n * (n - 1)) / d
+
+
+def prediction(pairs):
+  """Returns 2 - 2 cos of (n, d) predictions and targets, the mean over all pairs, and its gradients to the former."""
+  losses, gradients = [], []
+  for predictions, targets in pairs:
+    cos = (_unit(predictions) * _unit(targets)).sum(1)
+    losses.append((2 - 2 * cos).mean())
+    gradients.append(_unit_backward(predictions, -2 * _unit(targets)) / len(targets) / len(pairs))
+  return np.mean(losses), gradients
 
 
 def _off_diagonal(matrix):

@@ -10,15 +10,13 @@ from selfie_jax.objective.off_diagonal import MAX_REPLICATED_WIDTH
 from tests.objective import cases, oracle
 from tests.processes import run_python
 
-# LLVM's optimisations come after the collectives are chosen, and would double the time this takes.
-FAST_TO_COMPILE = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'}
 MESHES = ('1x1', '2x1', '4x1', '4x2')
 
 
 @pytest.fixture(scope='module')
 def output(tmp_path_factory):
   path = tmp_path_factory.mktemp('devices') / 'output'
-  run_python('-m', 'tests.objective.device_worker', path, **FAST_TO_COMPILE)
+  run_python('-m', 'tests.objective.device_worker', path, devices=8)
   return path
 
 
@@ -94,7 +92,12 @@ def _predicted(case, num_devices):
     predicted.append(['all-reduce', 'forward', 2])
   if terms.diversity_term == 'coding_rate' and n >= d:
     predicted.append(['all-reduce', 'forward', 2 * d * d])
-  predicted += _predicted_energy(case, 2, num_devices, terms.decorrelation_term == 'covariance')
+  predicted += _predicted_energy(case, 2, num_devices, terms.decorrelation_term != 'cross_correlation')
+  if terms.decorrelation_term == 'debiased_covariance':
+    predicted += [['all-reduce', direction, 2 * d] for direction in ('forward', 'backward')]  # Through the mean.
+    # The pairs of a row with itself; XLA sends them, and the invariance, along with the mean's gradient.
+    predicted.remove(['all-reduce', 'forward', 1])
+    predicted += [['all-reduce', 'backward', entries] for entries in (1, 2)]
   if terms.decorrelation_term == 'cross_correlation':
     predicted += _predicted_energy(case, 1, num_devices, True)
     predicted.append(['all-reduce', 'forward', d])  # The diagonal, for the invariance.

@@ -19,10 +19,9 @@ def results(request, tmp_path_factory):
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     port = free.getsockname()[1]
-  flags = f'--xla_force_host_platform_device_count={NUM_DEVICES // count} --xla_backend_optimization_level=0'
   worker = ('-m', 'tests.objective.device_worker', output, port, count)
   with concurrent.futures.ThreadPoolExecutor(count) as pool:
-    list(pool.map(lambda index: run_python(*worker, index, XLA_FLAGS=flags), range(count)))
+    list(pool.map(lambda index: run_python(*worker, index, devices=NUM_DEVICES // count), range(count)))
   return np.load(f'{output}.npz')
 
 

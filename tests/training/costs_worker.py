@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from selfie_jax import config as config_lib
+from selfie_jax.from_mapping import from_mapping
 from selfie_jax.training import mesh as mesh_lib
 from selfie_jax.training.checkpointing.checkpoints import DataState
 from selfie_jax.training.optimizer import make_optimizer
@@ -23,7 +24,7 @@ TO_THE_HOST = ('infeed', 'outfeed', 'send', 'recv')
 
 def costs(devices, config, is_compiled):
   """Counts a step's products in the program that is compiled or, in a second, in what the compiler is given."""
-  config = config_lib.from_mapping(config_lib.Config, config)
+  config = from_mapping(config_lib.Config, config)
   optimizer = make_optimizer(config)
   mesh = mesh_lib.make_mesh(config.mesh.fsdp, jax.devices()[:devices])
   state = abstract_state(config, optimizer, mesh)

@@ -17,6 +17,7 @@ from selfie_jax import config as config_lib
 from selfie_jax.config import Checkpoint, Config
 from selfie_jax.errors import UserError
 from selfie_jax.files import as_path
+from selfie_jax.from_mapping import from_mapping
 from selfie_jax.training import mesh as mesh_lib
 from selfie_jax.training.checkpointing import checkpoints, retention
 from selfie_jax.training.checkpointing.checkpoints import DataState
@@ -55,7 +56,7 @@ class Run:
 
 @pytest.fixture
 def run(run_copy):
-  run = Run(run_copy, config_lib.from_mapping(Config, json.loads((run_copy / 'config.json').read_text())))
+  run = Run(run_copy, from_mapping(Config, json.loads((run_copy / 'config.json').read_text())))
   assert run.data.fingerprint  # Read before a test damages anything.
   return run
 
@@ -391,13 +392,6 @@ def test_a_full_disk_ends_a_save_in_one_line_and_the_last_good_checkpoint_stays(
 def test_a_folder_that_is_deleted_under_a_run_stops_it(run, tmp_path):
   with pytest.raises(UserError, match='cannot save in .*/gone/checkpoints .*: is the folder as it was?'):
     _save_twice(run, tmp_path / 'gone', lambda: shutil.rmtree(tmp_path / 'gone'))
-
-
-def test_a_workdir_is_claimed_once_and_names_the_setting_that_differs(tmp_path):
-  checkpoints.claim_workdir(tmp_path, Config(seed=1))
-  checkpoints.claim_workdir(tmp_path, Config(seed=1))
-  with pytest.raises(UserError, match='seed=1, and this config has 2'):
-    checkpoints.claim_workdir(tmp_path, Config(seed=2))
 
 
 def test_a_run_whose_checkpoints_are_gone_is_not_started_over(run):

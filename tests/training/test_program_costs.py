@@ -9,14 +9,13 @@ import re
 
 import pytest
 
-from selfie_jax.config import Config, from_mapping
+from selfie_jax.config import Config
+from selfie_jax.from_mapping import from_mapping
 from tests.processes import run_python
 
 DEVICES = 2
 SETTINGS = {'batch_size': 64}
 CONFIG = from_mapping(Config, SETTINGS)
-# LLVM's optimisations come after everything that is counted here, and would double the time this takes.
-FAST_TO_COMPILE = f'--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0'
 CASES = {
   'float32': {'devices': DEVICES, 'config': SETTINGS, 'is_compiled': True},
   # A CPU has no products of bfloat16: what matters is what the compiler of another machine is given.
@@ -26,9 +25,7 @@ CASES = {
 
 @pytest.fixture(scope='module')
 def costs():
-  process = run_python(
-    '-m', 'tests.training.costs_worker', input=json.dumps(list(CASES.values())), XLA_FLAGS=FAST_TO_COMPILE
-  )
+  process = run_python('-m', 'tests.training.costs_worker', input=json.dumps(list(CASES.values())), devices=DEVICES)
   return dict(zip(CASES, json.loads(process.stdout), strict=True))
 
 

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from selfie_jax import config as config_lib
 from tests.processes import run_python
 
 STEPS = 3
@@ -33,6 +34,14 @@ VIT_PARAMETERS = VIT_KERNELS + WIDTH + BLOCKS * (9 + 4) * WIDTH + 2 * WIDTH
 PER_DEVICE = CNN | {'objective': {}}
 # Of a microbatch, too, a few examples at a time are what the gradient of a convolution's kernel works on.
 LARGE = CNN | {'batch_size': 256}
+# A moving average that is far from the parameters after a step. One block and no resizing, which take long to compile.
+BYOL_A = CNN | {
+  'data': {'crop_seconds': 0.16},
+  'augment': {'mixup_group': 4, 'normalize_views': True, 'resize_frequency': (1.0, 1.0), 'resize_time': (1.0, 1.0)},
+  'encoder': {'conv_blocks': 1, 'conv_channels': 2, 'width': 16},
+  'objective': config_lib.PRESETS['byol_a'],
+  'average': {'decay': 0.5, 'evaluate': True},
+}
 CASES = {  # Devices, groups of rows that have a variance, config.
   'cnn': (1, 1, CNN),
   'cnn, fsdp 4': (8, 1, CNN | {'mesh': {'fsdp': 4}}),
@@ -40,6 +49,8 @@ CASES = {  # Devices, groups of rows that have a variance, config.
   'large cnn, 4 microbatches': (1, 1, LARGE | {'microbatches': 4}),
   'cnn, 8 groups': (1, 8, PER_DEVICE),
   'cnn, 8 groups on 8': (8, 8, PER_DEVICE),
+  'byol_a': (1, 1, BYOL_A),
+  'byol_a, fsdp 2': (4, 1, BYOL_A | {'mesh': {'fsdp': 2}}),
   'vit': (2, 1, VIT),
   'vit, 4 microbatches': (2, 1, VIT | {'microbatches': 4}),
   'vit, fsdp 2': (2, 1, VIT | {'mesh': {'fsdp': 2}}),
@@ -73,6 +84,21 @@ def assert_same_steps(ours, theirs):
 
 def test_the_steps_are_the_same_on_a_mesh_of_both_axes(runs):
   assert_same_steps(runs['cnn, fsdp 4'], runs['cnn'])
+
+
+def test_predictions_of_a_moving_averages_targets_are_the_same_on_a_mesh_of_both_axes(runs):
+  ours, theirs = (
+    {'metrics': [line | {'misplaced': 0} for line in runs[name]['metrics']]} for name in ('byol_a, fsdp 2', 'byol_a')
+  )
+  assert_same_steps(ours, theirs)
+  # Kernels of a convolution, 2 dense layers, and 2 each of projector and predictor: also of the moving average.
+  assert runs['byol_a, fsdp 2']['cut'] == 4 * 7
+
+
+def test_the_average_is_moved_after_each_step_towards_the_weights_of_that_step(runs):
+  for line in runs['byol_a, fsdp 2']['metrics']:
+    assert line['moved'] > 1e-4
+    assert line['misplaced'] < 1e-6
 
 
 def test_the_health_of_the_representations_is_the_same_on_a_mesh_of_both_axes(runs):

@@ -19,18 +19,18 @@ from etils import epath
 from flax import nnx
 from orbax.checkpoint import checkpoint_managers
 
-from selfie_jax import config as config_lib
 from selfie_jax.config import Config
 from selfie_jax.data.source import DataSource
 from selfie_jax.errors import UserError
 from selfie_jax.files import PathLike, as_path, is_remote, make_folder, write_atomically
+from selfie_jax.from_mapping import from_mapping
 from selfie_jax.terminal import console
 from selfie_jax.training.checkpointing.checksums import DamagedError, leaf_name, make_record
 from selfie_jax.training.checkpointing.retention import make_policy
 from selfie_jax.training.checkpointing.saving import check_space, failures_named, tracebacks_hidden, wait_for_others
 from selfie_jax.training.checkpointing.verified import Reader, find_steps, move_aside, newest_verified
 from selfie_jax.training.processes import cluster
-from selfie_jax.training.state import LoadedEncoder, TrainState, build_encoder, split_model
+from selfie_jax.training.state import LoadedEncoder, TrainState, Weights, begin_average, build_encoder, split_model
 
 # A run may be resumed with other values of these: but for rounding, none changes a number.
 _FREE_KEYS = (
@@ -192,12 +192,18 @@ def claim_workdir(workdir: epath.Path, config: Config) -> None:
       its `config.json` is damaged.
   """
   path = workdir / 'config.json'
-  wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+  wanted = _as_json(config)
   if path.exists():
     try:
-      found = json.loads(path.read_text())
+      saved_config = json.loads(path.read_text())
     except ValueError as error:
       raise UserError(f'{path} is damaged ({error}): put a copy in its place, or delete it') from error
+    try:  # A setting that an older version did not have has its default, which is what that version did.
+      found = _as_json(from_mapping(Config, saved_config))
+    except UserError as error:
+      raise UserError(
+        f'{path} is of another version of selfie_jax ({error}): use that, or another --workdir'
+      ) from error
     for key, (saved, given) in _differences(found, wanted).items():
       if not any(key[: len(free)] == free for free in _FREE_KEYS):
         raise UserError(
@@ -210,6 +216,10 @@ def claim_workdir(workdir: epath.Path, config: Config) -> None:
     make_folder(workdir)
     with write_atomically(path) as file:
       file.write(json.dumps(wanted, indent=2).encode() + b'\n')
+
+
+def _as_json(config: Config) -> dict[str, Any]:
+  return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def _check_history(workdir: epath.Path, every_steps: int) -> None:
@@ -245,6 +255,8 @@ class NoSuchStepError(UserError):
 def load_encoder(workdir: PathLike, step: int | None = None) -> LoadedEncoder:
   """Loads the encoder alone (no projector, no optimizer) of a run's checkpoint; changes nothing in its folder.
 
+  Its weights are the last ones or, where the run's `average.evaluate` says so, their moving average.
+
   Args:
     workdir: the training run's folder.
     step: which checkpoint; None for the newest that verifies.
@@ -273,11 +285,15 @@ def load_encoder(workdir: PathLike, step: int | None = None) -> LoadedEncoder:
 
 def _read_encoder(reader: Reader, step: int) -> LoadedEncoder:
   record, items = reader.items(step)
-  config = config_lib.from_mapping(Config, items['config'])
+  config = from_mapping(Config, items['config'])
   config = dataclasses.replace(config, compute_dtype='float32', remat=False)  # Evaluation has no need to save.
   graphdef, params, batch_stats = split_model(build_encoder(config))
-  state = _read_encoder_arrays(reader, step, record, _encoder_part(params, batch_stats))
-  encoder = nnx.merge(graphdef, state['params']['encoder'], state['batch_stats']['encoder'])
+  part = _encoder_part(params, batch_stats)
+  if config.average.evaluate:
+    part = _read_encoder_arrays(reader, step, record, {'average': part})['average']
+  else:
+    part = _read_encoder_arrays(reader, step, record, part)
+  encoder = nnx.merge(graphdef, part['params']['encoder'], part['batch_stats']['encoder'])
   return LoadedEncoder(encoder, config, items['data']['mean'], items['data']['std'], step)
 
 
@@ -294,8 +310,8 @@ def _read_encoder_arrays(reader: Reader, step: int, record: dict[str, Any], item
 def warm_start(state: TrainState, config: Config) -> TrainState:
   """Returns the state with the encoder of the run `config.warm_start`, laid out as the state's own.
 
-  The encoder's parameters and its batch statistics are those of that run's newest checkpoint that verifies; all else
-  stays as it was initialised.
+  The encoder's parameters and its batch statistics are those of that run's newest checkpoint that verifies, as it last
+  trained them; a moving average begins there, too. All else stays as it was initialised.
 
   Raises:
     UserError: no such run, no checkpoint of it that can be used, or an encoder of another shape.
@@ -309,7 +325,7 @@ def warm_start(state: TrainState, config: Config) -> TrainState:
 
   def read(step: int) -> Any:
     record, items = reader.items(step)
-    _check_same_encoder(config_lib.from_mapping(Config, items['config']), template, config.warm_start)
+    _check_same_encoder(from_mapping(Config, items['config']), template, config.warm_start)
     return _read_encoder_arrays(reader, step, record, template)
 
   found = newest_verified(folder, read)
@@ -319,7 +335,11 @@ def warm_start(state: TrainState, config: Config) -> TrainState:
   state = jax.tree.map(lambda leaf: leaf, state)  # The caller's stays as it was.
   state.params['encoder'] = found.content['params']['encoder']
   state.batch_stats['encoder'] = found.content['batch_stats']['encoder']
-  return state
+  if state.average is None:
+    return state
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, state.average)
+  average = jax.jit(begin_average, out_shardings=shardings)(Weights(state.params, state.batch_stats))
+  return dataclasses.replace(state, average=average)
 
 
 def _check_same_encoder(theirs: Config, template: Any, workdir: str) -> None:

@@ -50,9 +50,7 @@ def compile_step(train_step: Callable, template: TrainState, config: Config, mes
     config: the run's configuration.
     mesh: the devices.
   """
-  clips = jax.ShapeDtypeStruct(
-    (config.batch_size, config.crop_samples), 'int16', sharding=mesh_lib.batch_sharding(mesh)
-  )
+  clips = jax.ShapeDtypeStruct(config.batch_shape, 'int16', sharding=mesh_lib.batch_sharding(mesh))
   start = time.perf_counter()
   compiled = train_step.lower(template, clips).compile()
   seconds = time.perf_counter() - start
