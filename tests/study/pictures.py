@@ -1,0 +1,94 @@
+"""The study's pictures, small SVG files that hold no date: score against samples, health over time, collapse."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tests.study import records
+from tests.study.cells import DEFAULT, SAMPLES, WITHOUT
+
+# Okabe and Ito's colours, which people with any kind of colour vision tell apart, and a marker of its own for each.
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
+MARKERS = 'osD^vP'
+_STYLE = {'svg.hashsalt': 'study', 'svg.fonttype': 'none', 'font.size': 9, 'axes.grid': True, 'grid.alpha': 0.3}
+HEALTH = {
+  'effective_rank': 'effective rank of the embeddings',
+  'embedding_std': 'std of the embeddings',
+  'mean_correlation': 'mean |correlation| of the features',
+}
+
+Record = Mapping[str, Any]
+
+
+def draw(found: Sequence[Record], folder: Path) -> list[str]:
+  """Draws the pictures that the records have something for; returns their names."""
+  done = [record for record in found if 'failed' not in record]
+  of_samples = [record for record in done if SAMPLES in record['values']]
+  of_default = [record for record in done if record['cell'] == DEFAULT]
+  without = [record for record in done if WITHOUT in record['values']]
+  drawn = []
+  with matplotlib.rc_context(_STYLE):
+    for name, runs, figure_of in (
+      ('score_and_samples', of_samples, samples_figure),
+      ('health_of_the_default', of_default, health_figure),
+      ('without_a_term', without, health_figure),
+    ):
+      if runs:
+        folder.mkdir(parents=True, exist_ok=True)
+        figure_of(runs).savefig(folder / f'{name}.svg', metadata={'Date': None})
+        drawn.append(name)
+  return drawn
+
+
+def samples_figure(runs: Sequence[Record]) -> Figure:
+  """Draws the mean of five and pitch, on test, against the clips seen; the untrained encoders as a line."""
+  figure = Figure((7, 2.8), layout='constrained')
+  axes = figure.subplots(1, 2)
+  untrained = [run['baselines']['untrained']['test'] for run in runs if 'untrained' in run.get('baselines', {})]
+  for panel, (title, score_of) in zip(
+    axes, (('mean of five', records.mean_of_five), ('pitch', lambda test: test[records.PITCH])), strict=True
+  ):
+    samples = sorted({run['samples'] for run in runs})
+    by_samples = [[score_of(run['scores']['test']) for run in runs if run['samples'] == n] for n in samples]
+    panel.plot(samples, [np.mean(scores) for scores in by_samples], color=COLOURS[0], label='trained')
+    for n, scores in zip(samples, by_samples, strict=True):
+      panel.plot([n] * len(scores), scores, MARKERS[0], color=COLOURS[0], markersize=4)
+    if untrained:
+      level = np.mean([score_of(test) for test in untrained])
+      panel.axhline(level, color=COLOURS[1], linestyle='--', label='untrained')
+    panel.set(xscale='log', xlabel='clips seen', title=f'{title}, test, %')
+    panel.set_xticks(samples, [f'{n / 1_000:.3g}k' for n in samples])
+    panel.minorticks_off()
+  axes[0].legend()
+  return figure
+
+
+def health_figure(runs: Sequence[Record]) -> Figure:
+  """Draws the health over steps, a panel a figure; a colour for each value of `WITHOUT`, or one for all runs."""
+  figure = Figure((9, 2.8), layout='constrained')
+  axes = figure.subplots(1, len(HEALTH))
+  values = sorted({run['values'].get(WITHOUT, '') for run in runs}, key=lambda value: (value != 'none', value))
+  for panel, (key, title) in zip(axes, HEALTH.items(), strict=True):
+    for i, value in enumerate(values):
+      for j, run in enumerate(run for run in runs if run['values'].get(WITHOUT, '') == value):
+        _curve(panel, run['health'], key, i, _label(value) if j == 0 else None)
+    panel.set(xlabel='step', title=title, ylim=(0, None))
+  if values != ['']:
+    axes[0].legend()
+  return figure
+
+
+def _curve(panel: Axes, health: Sequence[Mapping[str, float]], key: str, i: int, label: str | None) -> None:
+  lines = [line for line in health if key in line]
+  steps, values = ([line[name] for line in lines] for name in ('step', key))
+  style = {'marker': MARKERS[i % len(MARKERS)], 'color': COLOURS[i % len(COLOURS)], 'markersize': 3}
+  panel.plot(steps, values, label=label, **style)
+
+
+def _label(value: str) -> str | None:
+  return {'': None, 'none': 'all three terms'}.get(value, f'without {value}')

@@ -1,0 +1,95 @@
+"""A run of the study as one small record: what it was, what it cost, what it is worth, how healthy it was."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfie_jax.config import Config
+
+FIVE = ('voice', 'mandarin_initial', 'instrument', 'drum', 'sound_event')
+PITCH = 'pitch'
+READOUT = 'logistic_regression'
+POINTS = 12  # Of the health over time.
+HEALTH = (
+  *('loss', 'invariance', 'diversity', 'decorrelation', 'embedding_std', 'effective_rank'),  # Of the embeddings.
+  *('rankme', 'mean_correlation', 'dead_dimensions', 'alignment', 'uniformity'),  # Of the representations.
+)
+# Where things are, and what is reported: no result depends on it.
+_NOT_SETTINGS = ('seed', 'watchdog_minutes', 'mesh', 'checkpoint', 'cluster', 'log')
+_NOT_DATA_SETTINGS = ('path', 'mixture', 'read', 'read_threads', 'prefetch_batches')
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+  """Returns what a run's results depend on and differs from the defaults, flat: config key -> value, as JSON has it."""
+  given, default = (_flat(dataclasses.asdict(each)) for each in (config, Config(encoder=type(config.encoder)())))
+  left_out = (*_NOT_SETTINGS, *(f'data.{key}' for key in _NOT_DATA_SETTINGS))
+  differing = {
+    key: value
+    for key, value in given.items()
+    if value != default.get(key) and not any(f'{key}.'.startswith(f'{name}.') for name in left_out)
+  }
+  return json.loads(json.dumps(differing))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  flat: dict[str, Any] = {}
+  for key, value in values.items():
+    flat |= _flat(value, f'{prefix}{key}.') if isinstance(value, Mapping) else {prefix + key: value}
+  return flat
+
+
+def scores_of(results: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+  """Returns representation -> 'valid' and 'test' -> task -> the score in percent.
+
+  Args:
+    results: what an evaluation's results.json holds. The valid score is that of the probe that was chosen by it.
+  """
+  found: dict[str, dict[str, dict[str, float]]] = {}
+  for task, result in results['tasks'].items():
+    readout = result['readouts'][READOUT]
+    for name, scores in readout['representations'].items():
+      of_splits = found.setdefault(name, {'valid': {}, 'test': {}})
+      of_splits['test'][task] = _percent(scores['score'])
+      if name in readout['details']:  # The majority class has chosen nothing.
+        of_splits['valid'][task] = _percent(np.mean([split['valid_score'] for split in readout['details'][name]]))
+  return found
+
+
+def _percent(fraction: float) -> float:
+  return round(100 * float(fraction), 2)
+
+
+def mean_of_five(scores: Mapping[str, float]) -> float | None:
+  """Returns the mean over the five tasks, None where one of them is missing."""
+  there = all(task in scores for task in FIVE)
+  return round(float(np.mean([scores[task] for task in FIVE])), 2) if there else None
+
+
+def health_of(lines: Sequence[Mapping[str, Any]], most: int = POINTS) -> list[dict[str, float]]:
+  """Returns at most `most` evenly spaced lines of a run's metrics, the last among them, with their figures of health.
+
+  Lines with the representations' figures are preferred: where there are any, the others do not count.
+  """
+  lines = [line for line in lines if 'rankme' in line] or list(lines)
+  chosen = np.unique(np.linspace(0, len(lines) - 1, min(most, len(lines))).round().astype(int))
+  return [
+    {'step': lines[i]['step']} | {key: float(f'{lines[i][key]:.4g}') for key in HEALTH if key in lines[i]}
+    for i in chosen
+  ]
+
+
+def write(record: Mapping[str, Any], path: Path) -> None:
+  """Writes a record in one stroke."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_suffix('.tmp')
+  temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + '\n')
+  temporary.replace(path)
+
+
+def read_all(folder: Path) -> list[dict[str, Any]]:
+  """Returns the records of a folder, by name."""
+  return [json.loads(path.read_text()) for path in sorted(folder.glob('*.json'))]

@@ -1,0 +1,142 @@
+"""Draws the study's tables and pictures again, from its records alone: the same records give the same bytes.
+
+  pip install matplotlib
+  python -m tests.study.report [--results tests/study/results] [--readme]
+
+Writes STUDY.md and pictures/ beside the folder of results: a table of the recipe and its baselines, one for each
+factor, and the pictures. With --readme, the table of the recipe also takes its place in README.md, between the lines
+`<!-- study -->` and `<!-- /study -->`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfie_jax.errors import ArgumentParser, UserError, run_command
+from selfie_jax.evaluation.protocol import LOG_MEL_STATISTICS, UNTRAINED
+from selfie_jax.evaluation.reporting.results import MAJORITY
+from selfie_jax.terminal import console
+from tests.study import pictures, records
+from tests.study.cells import DEFAULT
+
+RESULTS = Path(__file__).parent / 'results'
+README = Path(__file__).resolve().parents[2] / 'README.md'
+BEGIN, END = '<!-- study -->', '<!-- /study -->'
+BASELINES = {
+  MAJORITY: 'majority class',
+  LOG_MEL_STATISTICS: 'log-mel statistics',
+  UNTRAINED: 'the same encoder, untrained',
+}
+NOTE = (
+  'Accuracy of a logistic regression in %, mean over seeds ± standard error over seeds; of the choice of test clips it '
+  'is 1.3 for the mean of five (voice, mandarin_initial, instrument, drum, sound_event). Settings were chosen on valid.'
+)
+
+Record = Mapping[str, Any]
+Scores = Mapping[str, Mapping[str, float]]  # 'valid' or 'test' -> task -> percent.
+
+
+def main(arguments: Sequence[str]) -> None:
+  """Runs the command."""
+  parser = ArgumentParser(prog='python -m tests.study.report', description='Draws tables and pictures again.')
+  parser.add_argument('--results', type=Path, default=RESULTS, help='the folder of the records')
+  parser.add_argument('--readme', action='store_true', help='put the table of the recipe into README.md, too')
+  asked = parser.parse_args(arguments)
+  found = records.read_all(asked.results)
+  if not found:
+    raise UserError(f'{asked.results} holds no records: run some with python -m tests.study.run')
+  folder = asked.results.parent
+  names = pictures.draw(found, folder / 'pictures')
+  page = folder / 'STUDY.md'
+  page.write_text(page_of(found, names))
+  console.print(f'{page}: {len(found)} runs, {len(names)} pictures')
+  if asked.readme:
+    README.write_text(replaced(README.read_text(), recipe_table(found)))
+
+
+def page_of(found: Sequence[Record], picture_names: Sequence[str] = ()) -> str:
+  """Returns all tables, and where the pictures are, as Markdown."""
+  parts = ['# The study', NOTE, '## The recipe and its baselines, test', recipe_table(found)]
+  parts += [f'![{name.replace("_", " ")}](pictures/{name}.svg)' for name in picture_names]
+  for factor in sorted({factor for record in found for factor in record['values']}):
+    parts += [f'## {factor[0].upper()}{factor[1:]}', factor_table(found, factor)]
+  if failed := [record for record in found if 'failed' in record]:
+    lines = [f'- {record["cell"]}, seed {record["seed"]}: {record["failed"]}' for record in failed]
+    parts += ['## Runs that failed', '\n'.join(lines)]
+  return '\n\n'.join(parts) + '\n'
+
+
+def recipe_table(found: Sequence[Record]) -> str:
+  """Returns the test scores of the default cell and of its baselines, a row each and a column a task, as Markdown."""
+  runs = [record for record in found if record['cell'] == DEFAULT and 'failed' not in record]
+  if not runs:
+    return f'There is no run of the cell `{DEFAULT}` yet.'
+  tasks = list(runs[0]['scores']['test'])
+  others = [task for task in tasks if task not in records.FIVE]
+  columns = [*records.FIVE, 'mean of five', *others]
+  rows = [['', *columns], ['---'] * (1 + len(columns))]
+  for name, title in BASELINES.items():
+    if scores := [run['baselines'][name] for run in runs if name in run.get('baselines', {})]:
+      rows.append([title, *_cells(scores, others)])
+  rows.append([f'default recipe, {runs[0]["samples"]:,} clips', *_cells([run['scores'] for run in runs], others)])
+  return _markdown(rows)
+
+
+def _cells(scores: Sequence[Scores], others: Sequence[str]) -> list[str]:
+  tests = [of_run['test'] for of_run in scores]
+  five = [mean_and_error([test[task] for test in tests]) for task in records.FIVE]
+  mean = mean_and_error([records.mean_of_five(test) for test in tests])
+  return [*five, mean, *(mean_and_error([test[task] for test in tests]) for task in others)]
+
+
+def factor_table(found: Sequence[Record], factor: str) -> str:
+  """Returns a row for each value of a factor, as Markdown."""
+  headings = ['mean of five, valid', 'test', 'pitch, test', 'seeds', 'CPU-hours a run']
+  rows = [[factor, *headings], ['---'] * (1 + len(headings))]
+  for value in sorted({record['values'][factor] for record in found if factor in record['values']}, key=_order):
+    runs = [record for record in found if record['values'].get(factor) == value]
+    done = [record for record in runs if 'failed' not in record]
+    failed = f', {len(runs) - len(done)} failed' if len(done) < len(runs) else ''
+    means = [mean_and_error([run['mean_of_five'][split] for run in done]) for split in ('valid', 'test')]
+    pitch = mean_and_error([run['scores']['test'][records.PITCH] for run in done])
+    hours = f'{np.mean([run["cpu_seconds"] for run in done]) / 3_600:.2f}' if done else '–'
+    rows.append([value, *means, pitch, f'{len(done)}{failed}', hours])
+  return _markdown(rows)
+
+
+def _order(value: str) -> tuple[float, str]:
+  """Sorts values by the number that they begin with, and those without one behind them."""
+  number = re.match(r'\d[\d,]*(\.\d+)?(e-?\d+)?', value)
+  return (float(number[0].replace(',', '')) if number else np.inf), value
+
+
+def mean_and_error(values: Sequence[float]) -> str:
+  """Returns the mean, and from two values on its standard error: '61.3 ± 0.4'; a dash of none."""
+  if not values:
+    return '–'
+  error = f' ± {np.std(values, ddof=1) / len(values) ** 0.5:.1f}' if len(values) > 1 else ''
+  return f'{np.mean(values):.1f}{error}'
+
+
+def replaced(text: str, table: str) -> str:
+  """Returns a text with the table between the lines of `BEGIN` and `END`.
+
+  Raises:
+    UserError: they are not there.
+  """
+  before, begin, rest = text.partition(f'{BEGIN}\n')
+  _, end, after = rest.partition(END)
+  if not begin or not end:
+    raise UserError(f'README.md has no place for the table: put the lines {BEGIN} and {END} there')
+  return f'{before}{begin}{table}\n{end}{after}'
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+  return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
+if __name__ == '__main__':
+  run_command(main)

@@ -1,0 +1,110 @@
+import copy
+
+import pytest
+
+from selfie_jax.config import Config
+from selfie_jax.errors import UserError
+from tests.study import records, report
+from tests.study.cells import CELLS
+from tests.study.commands import CommandFailedError, Commands, StoppedError
+from tests.study.run import Job, Places, choose, stale, to_do
+
+TEST = {'voice': 60.0, 'mandarin_initial': 50.0, 'instrument': 55.0, 'drum': 65.0, 'sound_event': 70.0, 'pitch': 80.0}
+RECORD = {
+  'cell': 'default',
+  'values': {'learning rate': '1e-3', 'samples seen': '102,400'},
+  'seed': 0,
+  'samples': 102_400,
+  'cpu_seconds': 3_600.0,
+  'mean_of_five': {'valid': 62.0, 'test': 60.0},
+  'scores': {'valid': TEST, 'test': TEST},
+  'health': [{'step': 100, 'effective_rank': 40.0, 'embedding_std': 0.8, 'mean_correlation': 0.1}],
+  'baselines': {'untrained': {'valid': TEST, 'test': TEST}},
+}
+
+
+def _second_run():
+  record = copy.deepcopy(RECORD) | {'seed': 1, 'mean_of_five': {'valid': 64.0, 'test': 61.0}}
+  record['scores']['test']['pitch'] = 84.0
+  return record
+
+
+def test_a_report_is_drawn_again_from_the_records_alone_to_the_byte(tmp_path):
+  for name, record in (('default.0', RECORD), ('default.1', _second_run())):
+    records.write(record, tmp_path / f'results/{name}.json')
+  drawn = []
+  for _ in range(2):
+    report.main(['--results', str(tmp_path / 'results')])
+    drawn.append({path.name: path.read_bytes() for path in tmp_path.rglob('*') if path.suffix in ('.md', '.svg')})
+  assert drawn[0] == drawn[1]
+  assert set(drawn[0]) == {'STUDY.md', 'score_and_samples.svg', 'health_of_the_default.svg'}
+  page = drawn[0]['STUDY.md'].decode()
+  assert '| 1e-3 | 63.0 ± 1.0 | 60.5 ± 0.5 | 82.0 ± 2.0 | 2 | 1.00 |' in page
+  assert '| the same encoder, untrained | 60.0 ± 0.0 |' in page
+  assert '| default recipe, 102,400 clips | 60.0 ± 0.0 |' in page
+
+
+def test_a_run_that_failed_is_told_of_and_counts_in_no_mean():
+  failed = {'cell': 'default', 'values': {'learning rate': '1e-3'}, 'seed': 2, 'failed': 'step 7 is not finite'}
+  page = report.page_of([RECORD, failed])
+  assert '| 1e-3 | 62.0 | 60.0 | 80.0 | 1, 1 failed | 1.00 |' in page
+  assert '- default, seed 2: step 7 is not finite' in page
+
+
+def test_values_of_a_factor_are_in_the_order_of_their_numbers():
+  found = [RECORD | {'values': {'batch size': value}} for value in ('1,024, slow', 'none', '64', '128')]
+  rows = report.factor_table(found, 'batch size').split('\n')[2:]
+  assert [row.split(' | ')[0] for row in rows] == ['| 64', '| 128', '| 1,024, slow', '| none']
+
+
+def test_the_readme_keeps_all_but_what_is_between_its_marks():
+  assert report.replaced('a\n<!-- study -->\nold\n<!-- /study -->\nb', 'new') == (
+    'a\n<!-- study -->\nnew\n<!-- /study -->\nb'
+  )
+  with pytest.raises(UserError, match='put the lines'):
+    report.replaced('a', 'new')
+
+
+def test_every_cell_has_a_config_and_a_name_of_its_own():
+  assert len({cell.name for cell in CELLS}) == len(CELLS)
+  assert all(isinstance(Job(cell, 0).config(), Config) for cell in CELLS)
+  with pytest.raises(UserError, match='there is no cell "other"'):
+    choose(CELLS, ['other'])
+
+
+def test_runs_with_a_record_are_done_and_the_first_seeds_come_first(tmp_path):
+  places = Places(tmp_path, tmp_path, tmp_path, tmp_path)
+  short, default = choose(CELLS, ['default', 'short'])
+  job = Job(default, 0)
+  record = {'settings': records.settings_of(job.config()), 'values': {'learning rate': 'as it was'}}
+  records.write(record, places.record(job))
+  assert [job.name for job in to_do([short, default], places)] == ['short.0', 'default.1', 'default.2']
+  assert records.read_all(tmp_path)[0]['values'] == dict(default.values)  # Its place in the tables follows the cell.
+
+
+def test_a_record_of_other_settings_says_what_would_bring_them_back():
+  job = Job(CELLS[0], 0)
+  settings = records.settings_of(job.config())
+  assert stale(job, {'settings': settings}) == ''
+  assert 'steps: 7;' in stale(job, {'settings': settings | {'steps': 7}})
+
+
+def test_a_command_that_fails_says_why_and_one_that_ended_well_is_not_run_again(tmp_path):
+  (tmp_path / 'fails.py').write_text('raise SystemExit("no such thing\\n")')
+  commands, environment = Commands(), {'PYTHONPATH': str(tmp_path)}
+  with pytest.raises(CommandFailedError, match='fails ended with 1: no such thing'):
+    commands.run(['fails'], tmp_path / 'fails.log', environment)
+  (tmp_path / 'again.py').write_text(f'open({str(tmp_path / "runs")!r}, "a").write("x")')
+  seconds = [commands.run(['again'], tmp_path / 'again.log', environment) for _ in range(2)]
+  assert seconds[0] == seconds[1] > 0
+  assert (tmp_path / 'runs').read_text() == 'x'
+  commands.stop()
+  with pytest.raises(StoppedError):
+    commands.run(['fails'], tmp_path / 'fails.log', environment)
+
+
+def test_health_over_time_ends_with_the_last_step():
+  lines = [{'step': step, 'loss': 1 / 3, 'rankme': 2.0} for step in range(1, 101)] + [{'step': 200, 'loss': 1.0}]
+  health = records.health_of(lines, most=5)
+  assert [line['step'] for line in health] == [1, 26, 51, 75, 100]
+  assert health[0] == {'step': 1, 'loss': 0.3333, 'rankme': 2.0}
