@@ -4,12 +4,15 @@ import os
 import sys
 import tempfile
 
+import hypothesis
 import pytest
 
 from tests.processes import COMPILATION_CACHE, ROOT
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # Tolerances are for CPUs; their virtual devices are the meshes.
 sys.path.insert(0, str(ROOT / 'launch'))  # Its files are scripts: beside each other, in no package.
+hypothesis.settings.register_profile('untimed', deadline=None)  # A loaded machine is no mistake of the code's.
+hypothesis.settings.load_profile('untimed')
 
 
 def pytest_configure(config):

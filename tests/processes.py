@@ -7,9 +7,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPILATION_CACHE = 'SELFIE_TESTS_COMPILATION_CACHE'  # The environment variable that conftest.py sets.
+# LLVM's optimisations would double the time that programs take to compile, and small ones hardly gain. The tests' own
+# processes have them, as users' have; of those that tests start, the ones that ask for `OPTIMIZED`.
+FAST_TO_COMPILE = '--xla_backend_optimization_level=0'
+OPTIMIZED = '--xla_backend_optimization_level=3'  # XLA's own choice.
 
 
-def environment(devices=1, **extra):
+def environment(devices=1, compiler=FAST_TO_COMPILE, **extra):
   """The environment of a process with `devices` virtual CPU devices."""
   # The same program is compiled once, not by each of the processes that the tests start.
   cache = {}
@@ -18,7 +22,7 @@ def environment(devices=1, **extra):
     cache['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.5'
   return os.environ | {
     'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+    'XLA_FLAGS': f'{compiler} --xla_force_host_platform_device_count={devices}',
     'PYTHONPATH': str(ROOT),
     'TF_CPP_MIN_LOG_LEVEL': '3',
     **cache,
@@ -26,12 +30,12 @@ def environment(devices=1, **extra):
   }
 
 
-def run_python(*arguments, devices=1, check=True, timeout=300, input=None, **extra):
+def run_python(*arguments, devices=1, check=True, timeout=900, input=None, compiler=FAST_TO_COMPILE, **extra):
   """Runs `python *arguments` from the repository's root and returns the finished process with its output as text."""
   result = subprocess.run(
     [sys.executable, *map(str, arguments)],
     cwd=ROOT,
-    env=environment(devices, **extra),
+    env=environment(devices, compiler, **extra),
     capture_output=True,
     text=True,
     timeout=timeout,

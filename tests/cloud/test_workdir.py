@@ -12,11 +12,11 @@ import time
 import numpy as np
 import pytest
 
-from selfie_jax import config as config_lib
 from selfie_jax import embed, evaluate, train
 from selfie_jax.config import Config
 from selfie_jax.errors import UserError
 from selfie_jax.files import as_path, filesystem
+from selfie_jax.from_mapping import from_mapping
 from selfie_jax.training.checkpointing.checkpoints import DataState
 from tests.evaluation.conftest import write_tones
 from tests.object_stores import connected, gated_gcs_server, gcs_server, make_bucket, s3_server
@@ -144,7 +144,7 @@ def test_a_damaged_checkpoint_on_a_bucket_is_moved_aside_there(cloud, cloud_run,
   (newer / 'commit_success.txt').unlink()
   store.pipe_file(f'{folder}/99/state/half', b'?')  # What a killed save leaves.
   store.pipe_file(f'{folder}/99/_CHECKPOINT_METADATA', b'{"commit_timestamp_nsecs": null}')
-  run = Run(copy, config_lib.from_mapping(Config, json.loads((copy / 'config.json').read_text())))
+  run = Run(copy, from_mapping(Config, json.loads((copy / 'config.json').read_text())))
   run.data = DataState(**json.loads((older / 'data/metadata').read_text()))
   state, _ = run.restore()
   assert int(state.step) == int(older.name)

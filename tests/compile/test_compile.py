@@ -12,7 +12,7 @@ from selfie_jax.errors import UserError
 from selfie_jax.training.programs import hlo, topology
 from selfie_jax.training.state import build_model
 from tests.conftest import require
-from tests.processes import ROOT, run_python
+from tests.processes import OPTIMIZED, ROOT, run_python
 
 TINY = 'tests/compile/tiny_config.py'
 
@@ -23,7 +23,7 @@ def libtpu():
 
 
 def compile_tiny(*arguments, check=True):
-  return run_python('-m', 'selfie_jax.compile', '--config', TINY, *arguments, check=check)
+  return run_python('-m', 'selfie_jax.compile', '--config', TINY, *arguments, check=check, compiler=OPTIMIZED)
 
 
 @pytest.fixture(scope='module')

@@ -3,13 +3,15 @@ import os
 import subprocess
 import sys
 
-from tests.processes import ROOT, environment
+from tests.processes import OPTIMIZED, ROOT, environment
 
 
 def quickstart(folder):
   extra = {'QUICKSTART_DIR': str(folder), 'QUICKSTART_SMALL': '1', 'VENV': sys.prefix, 'SEEDS': '3'}
   command = ['bash', ROOT / 'launch/quickstart.sh']
-  result = subprocess.run(command, env=environment(**extra), capture_output=True, text=True, timeout=900)
+  result = subprocess.run(
+    command, env=environment(compiler=OPTIMIZED, **extra), capture_output=True, text=True, timeout=900
+  )
   assert result.returncode == 0, result.stderr[-4000:]
   return result
 
