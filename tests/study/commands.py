@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from selfie_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.processes import ROOT
 
 # One thread for XLA, BLAS and OpenMP; and XLA's large buffers in huge pages, which saves a third of a step's CPU time.
 ENVIRONMENT = {

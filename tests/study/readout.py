@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
 def layer_statistics(encoder: AudioNTT, run: LoadedEncoder, folder: LabelledFolder) -> Blocks:
   """Returns each layer's mean, maximum and standard deviation over the frames of each clip of a task."""
   config = run.config
-  names = [name for name in encoder.layer_strides if name != 'output']  # It is two of the others.
+  names = [name for name in encoder.layer_strides if name != 'output']  # It is made of the others.
   representation, widths = statistics_representation(encoder, names, config.log_mel.n_mels, run, config.crop_samples)
   longest = round(folder.unit_seconds * config.log_mel.sample_rate)
   clips = decode_clips(folder.files, config.log_mel.sample_rate, longest)
@@ -142,7 +142,7 @@ def table(found: Mapping[tuple[str, str], Scores]) -> str:
     means = [records.mean_of_five(of_choice[split]) for split in ('valid', 'test')]
     pairs = [means, *([of_choice[split][task] for split in ('valid', 'test')] for task in tasks)]
     rows.append([layers, pool, *(' / '.join('–' if x is None else f'{x:.1f}' for x in pair) for pair in pairs)])
-  return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+  return records.markdown(rows)
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from selfie_jax.config import Config
+from selfie_jax.files import write_atomically
 
 FIVE = ('voice', 'mandarin_initial', 'instrument', 'drum', 'sound_event')
 PITCH = 'pitch'
@@ -85,11 +86,15 @@ def health_of(lines: Sequence[Mapping[str, Any]], most: int = POINTS) -> list[di
 def write(record: Mapping[str, Any], path: Path) -> None:
   """Writes a record in one stroke."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_suffix('.tmp')
-  temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + '\n')
-  temporary.replace(path)
+  with write_atomically(path) as file:
+    file.write(json.dumps(record, indent=1, ensure_ascii=False).encode() + b'\n')
 
 
 def read_all(folder: Path) -> list[dict[str, Any]]:
   """Returns the records of a folder, by name."""
   return [json.loads(path.read_text()) for path in sorted(folder.glob('*.json'))]
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+  """Returns a table, the second row of which is the line under its headings."""
+  return '\n'.join(f'| {" | ".join(row)} |' for row in rows)

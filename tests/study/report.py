@@ -19,11 +19,12 @@ from selfie_jax.errors import ArgumentParser, UserError, run_command
 from selfie_jax.evaluation.protocol import LOG_MEL_STATISTICS, UNTRAINED
 from selfie_jax.evaluation.reporting.results import MAJORITY
 from selfie_jax.terminal import console
+from tests.processes import ROOT
 from tests.study import pictures, records
 from tests.study.cells import DEFAULT
 
 RESULTS = Path(__file__).parent / 'results'
-README = Path(__file__).resolve().parents[2] / 'README.md'
+README = ROOT / 'README.md'
 BEGIN, END = '<!-- study -->', '<!-- /study -->'
 BASELINES = {
   MAJORITY: 'majority class',
@@ -82,7 +83,7 @@ def recipe_table(found: Sequence[Record]) -> str:
     if scores := [run['baselines'][name] for run in runs if name in run.get('baselines', {})]:
       rows.append([title, *_cells(scores, others)])
   rows.append([f'default recipe, {runs[0]["samples"]:,} clips', *_cells([run['scores'] for run in runs], others)])
-  return _markdown(rows)
+  return records.markdown(rows)
 
 
 def _cells(scores: Sequence[Scores], others: Sequence[str]) -> list[str]:
@@ -104,7 +105,7 @@ def factor_table(found: Sequence[Record], factor: str) -> str:
     pitch = mean_and_error([run['scores']['test'][records.PITCH] for run in done])
     hours = f'{np.mean([run["cpu_seconds"] for run in done]) / 3_600:.2f}' if done else '–'
     rows.append([value, *means, pitch, f'{len(done)}{failed}', hours])
-  return _markdown(rows)
+  return records.markdown(rows)
 
 
 def _order(value: str) -> tuple[float, str]:
@@ -132,10 +133,6 @@ def replaced(text: str, table: str) -> str:
   if not begin or not end:
     raise UserError(f'README.md has no place for the table: put the lines {BEGIN} and {END} there')
   return f'{before}{begin}{table}\n{end}{after}'
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-  return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 
 if __name__ == '__main__':

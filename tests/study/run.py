@@ -30,9 +30,10 @@ from selfie_jax.evaluation.protocol import TRAINED
 from selfie_jax.terminal import console
 from selfie_jax.training.monitoring.lines import parse_lines
 from tests.benchmarks.machine import machine, versions
+from tests.processes import ROOT
 from tests.study import records
 from tests.study.cells import CELLS, Cell
-from tests.study.commands import ROOT, CommandFailedError, Commands, StoppedError
+from tests.study.commands import CommandFailedError, Commands, StoppedError
 
 CONFIG = ROOT / 'configs/public_small.py'
 EVALUATION = ROOT / 'configs/eval/public.py'
