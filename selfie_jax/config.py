@@ -70,6 +70,7 @@ class Augment:
   resize_time: tuple[float, float] = (0.6, 1.5)
   canvas_time: float = 1.5  # The canvas a crop is taken from, over the view's width.
   fader: float = 1.0  # Ends of the linear fader are uniform in [-fader, fader]; 0 switches it off.
+  equalizer: float = 0.0  # Greatest gain, either way, of a random curve over frequency; 0 switches it off.
   noise: float = 0.0  # Greatest share of energy of Gaussian noise mixed in; 0 switches it off.
   normalize_views: bool = False  # Then scale both views of the global batch, together, to mean 0 and deviation 1.
 

@@ -126,6 +126,7 @@ def _validate_numbers(config: Config) -> None:
     'optimizer.weight_decay': config.optimizer.weight_decay,
     'optimizer.clip_norm': config.optimizer.clip_norm,
     'augment.fader': config.augment.fader,
+    'augment.equalizer': config.augment.equalizer,
     'checkpoint.every_minutes': config.checkpoint.every_minutes,
     'checkpoint.keep_every': config.checkpoint.keep_every,
     'checkpoint.keep_best': config.checkpoint.keep_best,

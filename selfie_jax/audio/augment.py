@@ -11,6 +11,7 @@ import numpy as np
 from selfie_jax.config import Augment
 
 _EPS = float(np.finfo(np.float32).eps)
+_EQUALIZER_KNOTS = 4  # A band of a quarter of the spectrum is about what a microphone or a room colours.
 
 
 def two_views(key: jax.Array, x: jax.Array, other: jax.Array, config: Augment) -> tuple[jax.Array, jax.Array]:
@@ -45,7 +46,7 @@ def normalize_together(first: jax.Array, second: jax.Array) -> tuple[jax.Array, 
 
 
 def augment(key: jax.Array, x: jax.Array, config: Augment) -> jax.Array:
-  """One view: mixup, random resize crop, linear fader, noise.
+  """One view: mixup, random resize crop, linear fader, equalizer, noise.
 
   Args:
     key: a JAX random key.
@@ -67,6 +68,10 @@ def augment(key: jax.Array, x: jax.Array, config: Augment) -> jax.Array:
   if config.fader:
     start, end = config.fader * (2 * u[6:8] - 1)
     x = fade(x, start, end)
+  if config.equalizer:
+    own_key = jax.random.fold_in(key, 2)  # 0 and 1 are what `split` has made of the key above.
+    gains = jax.random.uniform(own_key, (_EQUALIZER_KNOTS, len(x)), minval=-1)
+    x = equalize(x, config.equalizer * gains)
   if config.noise:
     noise = jax.random.normal(noise_key, x.shape)
     x = mix(jnp.exp(x), jnp.exp(noise), config.noise * u[8])
@@ -210,3 +215,17 @@ def fade(x: jax.Array, start: jax.Array, end: jax.Array) -> jax.Array:
   """Adds a line over time from `start` to `end` (batch,) to every band of log-mel `x` (batch, n_mels, frames)."""
   position = jnp.linspace(0, 1, x.shape[2])
   return x + (start[:, None] + (end - start)[:, None] * position)[:, None, :]
+
+
+def equalize(x: jax.Array, gains: jax.Array) -> jax.Array:
+  """Adds a gain to each band, the same at all times: as another microphone, room or instrument would.
+
+  After FilterAugment's linear type (Nam et al., arXiv 2110.03282), but with knots at equal distances.
+
+  Args:
+    x: log-mel, (batch, n_mels, frames).
+    gains: (knots, batch) at equal distances over the bands, the first and the last band among them; linear between.
+  """
+  position = jnp.linspace(0, len(gains) - 1, x.shape[1])
+  hats = jnp.maximum(0, 1 - jnp.abs(position - jnp.arange(len(gains))[:, None]))  # (knots, n_mels)
+  return x + (hats[:, None] * gains[..., None]).sum(0)[:, :, None]

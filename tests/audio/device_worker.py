@@ -11,7 +11,7 @@ from selfie_jax.audio.augment import group_partners, two_views
 from selfie_jax.audio.log_mel import log_mel
 from selfie_jax.config import Augment, LogMel
 
-AUGMENT = Augment(mixup_group=4, noise=0.2)
+AUGMENT = Augment(mixup_group=4, equalizer=0.5, noise=0.2)
 
 
 def views(key, audio):

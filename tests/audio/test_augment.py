@@ -202,7 +202,7 @@ def test_sizes_and_positions_of_crops_have_the_published_distribution():
     assert scipy.stats.kstest(((start + 0.5) / free)[room], 'uniform').pvalue > 0.001
 
 
-# Fader and noise.
+# Fader, equalizer and noise.
 
 
 def test_fader_adds_a_line_over_time():
@@ -219,6 +219,24 @@ def test_ends_of_the_fader_are_uniform_and_independent():
   for values in (start, end):
     assert scipy.stats.kstest(values, scipy.stats.uniform(-0.7, 1.4).cdf).pvalue > 0.001
   assert scipy.stats.pearsonr(start, end).pvalue > 0.001
+
+
+def test_an_equalizer_is_a_line_between_the_gains_of_its_bands_at_all_times():
+  x = spectrograms(2)
+  gains = np.array([[0, 1], [2, -1], [1, 0.5]])
+  expected = [x[i] + np.interp(np.linspace(0, 2, 64), range(3), gains[:, i])[:, None] for i in range(2)]
+  np.testing.assert_allclose(augment.equalize(jnp.asarray(x), jnp.asarray(gains)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gains_of_the_equalizer_are_uniform_and_independent():
+  equalized = view(np.zeros((4_000, 4, 3), np.float32), Augment(**(vars(OFF) | {'equalizer': 0.7})))
+  np.testing.assert_array_equal(equalized[:, :, 0], equalized[:, :, 2])
+  gains = equalized[:, :, 0]  # Four bands: each is one of the four knots.
+  for i in range(4):
+    assert scipy.stats.kstest(gains[:, i], scipy.stats.uniform(-0.7, 1.4).cdf).pvalue > 0.001
+    assert scipy.stats.pearsonr(gains[:, i], gains[:, i - 1]).pvalue > 0.001
+  others = jax.random.uniform(jax.random.split(jax.random.key(0))[0], (9, len(gains)))  # Of the other distortions.
+  assert all(scipy.stats.pearsonr(gains[:, i], u).pvalue > 0.001 for i in range(4) for u in others)
 
 
 def test_noise_has_a_uniform_share_of_the_energy():
