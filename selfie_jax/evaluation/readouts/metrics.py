@@ -105,7 +105,7 @@ def paired_difference(
 
 
 def valid_score(scores: np.ndarray, labels: np.ndarray) -> float:
-  """Returns what a readout's settings are chosen by: the accuracy, or the mean average precision.
+  """Returns the validation score, which most readouts' settings are chosen by: accuracy, or mean average precision.
 
   Args:
     scores: (clips, classes), higher is likelier.

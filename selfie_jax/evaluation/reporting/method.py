@@ -25,7 +25,7 @@ _LINEAR = {
 }
 _READOUTS = {
   'logistic_regression': 'Features are standardised by the train clips; scikit-learn fits a logistic regression, whose '
-  'penalty is chosen on the validation set.',
+  'penalty is chosen by the log loss of the validation set.',
   'knn': 'The train clips of the greatest cosine similarity s vote for their labels, each with the weight '
   'exp(s / 0.07), as in Wu et al. (2018); how many is chosen on the validation set.',
   'fine_tuning': 'The whole encoder is trained with a linear layer on top; the learning rate and the epoch with the '
