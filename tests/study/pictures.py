@@ -31,6 +31,8 @@ def draw(found: Sequence[Record], folder: Path) -> list[str]:
   of_samples = [record for record in done if SAMPLES in record['values']]
   of_default = [record for record in done if record['cell'] == DEFAULT]
   without = [record for record in done if WITHOUT in record['values']]
+  if len({record['cell'] for record in without}) < 2:
+    without = []  # Nothing to compare yet.
   drawn = []
   with matplotlib.rc_context(_STYLE):
     for name, runs, figure_of in (
@@ -46,26 +48,30 @@ def draw(found: Sequence[Record], folder: Path) -> list[str]:
 
 
 def samples_figure(runs: Sequence[Record]) -> Figure:
-  """Draws the mean of five and pitch, on test, against the clips seen; the untrained encoders as a line."""
-  figure = Figure((7, 2.8), layout='constrained')
+  """Draws the mean of five and pitch, on test, against the clips seen: a curve for each name in `SAMPLES`."""
+  figure = Figure((9, 3.2), layout='constrained')
   axes = figure.subplots(1, 2)
-  untrained = [run['baselines']['untrained']['test'] for run in runs if 'untrained' in run.get('baselines', {})]
+  names = sorted({_curve_of(run) for run in runs})
+  samples = sorted({run['samples'] for run in runs})
   for panel, (title, score_of) in zip(
     axes, (('mean of five', records.mean_of_five), ('pitch', lambda test: test[records.PITCH])), strict=True
   ):
-    samples = sorted({run['samples'] for run in runs})
-    by_samples = [[score_of(run['scores']['test']) for run in runs if run['samples'] == n] for n in samples]
-    panel.plot(samples, [np.mean(scores) for scores in by_samples], color=COLOURS[0], label='trained')
-    for n, scores in zip(samples, by_samples, strict=True):
-      panel.plot([n] * len(scores), scores, MARKERS[0], color=COLOURS[0], markersize=4)
-    if untrained:
-      level = np.mean([score_of(test) for test in untrained])
-      panel.axhline(level, color=COLOURS[1], linestyle='--', label='untrained')
+    for i, name in enumerate(names):
+      of_curve = [run for run in runs if _curve_of(run) == name]
+      seen = sorted({run['samples'] for run in of_curve})
+      scores = [[score_of(run['scores']['test']) for run in of_curve if run['samples'] == n] for n in seen]
+      panel.plot(seen, [np.mean(of_n) for of_n in scores], color=COLOURS[i % len(COLOURS)], label=name)
+      for n, of_n in zip(seen, scores, strict=True):
+        panel.plot([n] * len(of_n), of_n, MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], markersize=4)
     panel.set(xscale='log', xlabel='clips seen', title=f'{title}, test, %')
     panel.set_xticks(samples, [f'{n / 1_000:.3g}k' for n in samples])
     panel.minorticks_off()
   axes[0].legend()
   return figure
+
+
+def _curve_of(run: Record) -> str:
+  return run['values'][SAMPLES].rpartition(', ')[2]
 
 
 def health_figure(runs: Sequence[Record]) -> Figure:

@@ -1,13 +1,13 @@
-"""What an encoder's readout should be: every layer and pooling of a frozen AudioNTT, by the project's linear probe.
+"""What an encoder's readout should be: layers and poolings of a frozen AudioNTT, by logistic regression.
 
-  python -m tests.study.readout --workdir RUN --data DIR [--untrained] [--only TASK ...] [--json FILE]
+  python -m tests.study.readout --workdir RUN --data DIR --record FILE [--untrained]
 
-Prints a row for each choice of layers and pooling: mean of the five on valid and test, then each task. Choose on valid.
-A convolution block's frame is its channels times its bands; whole clips, padded as an evaluation pads them.
+Writes a record of each choice of layers and pooling, which `tests.study.report` makes a table of if it is in the
+folder of the results, under readout/. Choose on valid. A convolution block's frame is its channels times its bands;
+whole clips, padded as an evaluation pads them; each layer is pooled over its own frames.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from selfie_jax.config import Evaluation, Task
+from selfie_jax.config import Task
 from selfie_jax.embedding.clips import decode_clips
 from selfie_jax.embedding.embeddings import Representation, represent
 from selfie_jax.errors import ArgumentParser, run_command
-from selfie_jax.evaluation.readouts.linear import probe
+from selfie_jax.evaluation.readouts.logistic_regression import logistic_regression
 from selfie_jax.evaluation.tasks.folder import LabelledFolder, load_folder
 from selfie_jax.models.audiontt import AudioNTT
 from selfie_jax.sharing.loading import load_encoder
@@ -27,13 +27,15 @@ from selfie_jax.terminal import console
 from selfie_jax.training.state import LoadedEncoder, build_encoder
 from tests.study import records
 
-LAYERS = (
-  *(('conv1',), ('conv2',), ('conv3',), ('dense1',), ('dense2',)),
-  *(('conv3', 'dense2'), ('conv2', 'conv3'), ('conv2', 'conv3', 'dense2')),
-  *(('conv1', 'conv2', 'conv3'), ('conv1', 'conv2', 'conv3', 'dense1', 'dense2')),
-)
 STATISTICS = ('mean', 'max', 'std')
-POOLS = ('max + mean', 'mean, max', 'mean, std')
+MAX_PLUS_MEAN = 'max + mean'  # As the encoder pools: as wide as one statistic.
+_READ_OUT = ('conv1', 'conv2', 'conv3', 'dense2')  # By `concat_blocks=3`.
+CHOICES = (
+  *((layers, MAX_PLUS_MEAN) for layers in (('conv1',), ('conv2',), ('conv3',), ('dense1',), ('dense2',))),
+  *((layers, MAX_PLUS_MEAN) for layers in (('conv3', 'dense2'), ('conv2', 'conv3', 'dense2'), _READ_OUT)),
+  (('conv1', 'conv2', 'conv3', 'dense1', 'dense2'), MAX_PLUS_MEAN),
+  *((_READ_OUT, pool) for pool in ('mean', 'max', 'mean, max', 'mean, std')),
+)
 
 Blocks = Mapping[tuple[str, str], np.ndarray]  # (layer, statistic) -> (clips, width).
 Scores = dict[str, dict[str, float]]  # 'valid' or 'test' -> task -> percent.
@@ -41,28 +43,31 @@ Scores = dict[str, dict[str, float]]  # 'valid' or 'test' -> task -> percent.
 
 def main(arguments: Sequence[str]) -> None:
   """Runs the command."""
-  parser = ArgumentParser(prog='python -m tests.study.readout', description='Probes every layer and pooling.')
+  parser = ArgumentParser(prog='python -m tests.study.readout', description='Reads out layers and poolings.')
   parser.add_argument('--workdir', required=True, help='the training run')
   parser.add_argument('--data', required=True, help="where the public tasks' folders are")
+  parser.add_argument('--record', type=Path, required=True, help='the file to write')
   parser.add_argument('--untrained', action='store_true', help='its encoder as it was before the first step')
-  parser.add_argument('--only', nargs='+', default=[*records.FIVE, records.PITCH], metavar='TASK')
-  parser.add_argument('--json', type=Path, help='keep the scores there')
   asked = parser.parse_args(arguments)
   run = load_encoder(asked.workdir)
   encoder = build_encoder(run.config) if asked.untrained else run.encoder
-  found: dict[tuple[str, str], Scores] = {}
-  for name in asked.only:
+  found: dict[tuple[tuple[str, ...], str], Scores] = {}
+  for name in (*records.FIVE, records.PITCH):
     folder = load_folder(Task(name), asked.data)
     blocks = layer_statistics(encoder, run, folder)
-    for layers, pool, features in readouts(blocks):
-      valid, test = scores(features, folder)
-      of_choice = found.setdefault((', '.join(layers), pool), {'valid': {}, 'test': {}})
-      of_choice['valid'][name], of_choice['test'][name] = valid, test
-      console.print(f'{name}: {", ".join(layers)} ({pool}): valid {valid:.1f}, test {test:.1f}', markup=False)
-  print(table(found))
-  if asked.json:
-    rows = [{'layers': layers, 'pool': pool, 'scores': of_choice} for (layers, pool), of_choice in found.items()]
-    asked.json.write_text(json.dumps(rows, indent=1) + '\n')
+    for layers, pool in CHOICES:
+      if not {layer for layer, _ in blocks}.issuperset(layers):
+        continue  # Of an encoder with two blocks.
+      of_choice = found.setdefault((layers, pool), {'valid': {}, 'test': {}})
+      features = read_out(blocks, layers, pool)
+      of_choice['valid'][name], of_choice['test'][name] = scores(features, folder)
+      console.print(f'{name}: {", ".join(layers)} ({pool})', of_choice['valid'][name], markup=False)
+  record = {
+    'run': Path(asked.workdir).name + (', untrained' if asked.untrained else ''),
+    'settings': records.settings_of(run.config),
+    'choices': [{'layers': layers, 'pool': pool, 'scores': of_choice} for (layers, pool), of_choice in found.items()],
+  }
+  records.write(record, asked.record)
 
 
 def layer_statistics(encoder: AudioNTT, run: LoadedEncoder, folder: LabelledFolder) -> Blocks:
@@ -110,39 +115,20 @@ def statistics(frames: jax.Array, valid: jax.Array) -> jax.Array:
   return jnp.concatenate([frames.mean(1, where=counts), largest, frames.std(1, where=counts)], axis=1)
 
 
-def readouts(blocks: Blocks) -> Iterator[tuple[tuple[str, ...], str, np.ndarray]]:
-  """Yields every choice of layers and of pooling, with its features (clips, width)."""
-  there = {layer for layer, _ in blocks}
-  for layers in LAYERS:
-    if not there.issuperset(layers):
-      continue  # Of an encoder with two blocks.
-    for pool in POOLS:
-      if pool == 'max + mean':
-        parts = [blocks[layer, 'max'] + blocks[layer, 'mean'] for layer in layers]
-      else:
-        parts = [blocks[layer, statistic] for layer in layers for statistic in pool.split(', ')]
-      yield layers, pool, np.concatenate(parts, axis=1)
+def read_out(blocks: Blocks, layers: Sequence[str], pool: str) -> np.ndarray:
+  """Returns the features of a choice of layers and pooling, (clips, width)."""
+  if pool == MAX_PLUS_MEAN:
+    parts = [blocks[layer, 'max'] + blocks[layer, 'mean'] for layer in layers]
+  else:
+    parts = [blocks[layer, statistic] for layer in layers for statistic in pool.split(', ')]
+  return np.concatenate(parts, axis=1)
 
 
 def scores(features: np.ndarray, folder: LabelledFolder) -> tuple[float, float]:
-  """Returns the linear probe's score on valid and on test, in percent, with one seed."""
-  evaluation = Evaluation(seeds=(42,))
-  [found] = probe(
-    features, folder.labels, folder.splits, evaluation, learning_rates=evaluation.learning_rates, evar=False
-  )
-  right = found.predictions == folder.labels[folder.splits[0].test]
-  return 100 * float(np.mean(found.details['valid_score'])), 100 * float(right.mean())
-
-
-def table(found: Mapping[tuple[str, str], Scores]) -> str:
-  """Returns the scores as Markdown: valid / test."""
-  tasks = list(next(iter(found.values()))['valid'])
-  rows = [['layers', 'pool', 'mean of five', *tasks], ['---'] * (3 + len(tasks))]
-  for (layers, pool), of_choice in found.items():
-    means = [records.mean_of_five(of_choice[split]) for split in ('valid', 'test')]
-    pairs = [means, *([of_choice[split][task] for split in ('valid', 'test')] for task in tasks)]
-    rows.append([layers, pool, *(' / '.join('–' if x is None else f'{x:.1f}' for x in pair) for pair in pairs)])
-  return records.markdown(rows)
+  """Returns the accuracy on valid and on test, in percent."""
+  [found] = logistic_regression(features, folder.labels, folder.splits)
+  right = found.predictions[0] == folder.labels[folder.splits[0].test]
+  return records.percent(found.details['valid_score']), records.percent(right.mean())
 
 
 if __name__ == '__main__':

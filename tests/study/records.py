@@ -10,8 +10,9 @@ import numpy as np
 
 from selfie_jax.config import Config
 from selfie_jax.files import write_atomically
+from tests.study.tuning import GROUPS, tuning_name
 
-FIVE = ('voice', 'mandarin_initial', 'instrument', 'drum', 'sound_event')
+FIVE = tuple(GROUPS)
 PITCH = 'pitch'
 READOUT = 'logistic_regression'
 POINTS = 12  # Of the health over time.
@@ -44,23 +45,28 @@ def _flat(values: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def scores_of(results: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
-  """Returns representation -> 'valid' and 'test' -> task -> the score in percent.
+  """Returns representation -> 'valid', 'test' and 'tuning' -> task -> the score in percent.
 
   Args:
-    results: what an evaluation's results.json holds. The valid score is that of the probe that was chosen by it.
+    results: what an evaluation's results.json holds. The valid score is that of the probe whose strength
+      valid has chosen; the tuning score is the test score of the task's tuning task, see tuning.py.
   """
   found: dict[str, dict[str, dict[str, float]]] = {}
   for task, result in results['tasks'].items():
     readout = result['readouts'][READOUT]
     for name, scores in readout['representations'].items():
-      of_splits = found.setdefault(name, {'valid': {}, 'test': {}})
-      of_splits['test'][task] = _percent(scores['score'])
+      of_splits = found.setdefault(name, {'valid': {}, 'test': {}, 'tuning': {}})
+      if task.startswith(tuning_name('')):
+        of_splits['tuning'][task.removeprefix(tuning_name(''))] = percent(scores['score'])
+        continue
+      of_splits['test'][task] = percent(scores['score'])
       if name in readout['details']:  # The majority class has chosen nothing.
-        of_splits['valid'][task] = _percent(np.mean([split['valid_score'] for split in readout['details'][name]]))
+        of_splits['valid'][task] = percent(np.mean([split['valid_score'] for split in readout['details'][name]]))
   return found
 
 
-def _percent(fraction: float) -> float:
+def percent(fraction: float) -> float:
+  """Returns a score as it is kept."""
   return round(100 * float(fraction), 2)
 
 

@@ -34,12 +34,12 @@ from tests.processes import ROOT
 from tests.study import records
 from tests.study.cells import CELLS, Cell
 from tests.study.commands import CommandFailedError, Commands, StoppedError
+from tests.study.tuning import GROUPS, tuning_name, write_tuning_tasks
 
 CONFIG = ROOT / 'configs/public_small.py'
 EVALUATION = ROOT / 'configs/eval/public.py'
 RESULTS = Path(__file__).parent / 'results'
 TASKS = (*records.FIVE, records.PITCH)
-FURTHER_TASKS = ('language', 'mandarin_tone')  # Where they are there.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +62,14 @@ class Job:
     """The run's config, but for where its data is."""
     return config_lib.load(CONFIG, self.arguments(), config_lib.Config)
 
+  def settings(self) -> dict[str, Any]:
+    """All that the result depends on and differs from the defaults in selfie_jax/config.py, and the devices if many."""
+    devices = {'devices': self.cell.devices} if self.cell.devices > 1 else {}
+    return records.settings_of(self.config()) | devices
+
   def run(self) -> str:
     """The name of its folder: a run of other settings has another one."""
-    settings = json.dumps(records.settings_of(self.config()), sort_keys=True)
+    settings = json.dumps(self.settings(), sort_keys=True)
     return f'{self.name}.{hashlib.sha256(settings.encode()).hexdigest()[:8]}'
 
 
@@ -76,6 +81,17 @@ class Places:
   records: Path
   output: Path
   results: Path
+
+  @property
+  def tuning(self) -> Path:
+    """Of the tuning tasks."""
+    return self.output / 'tuning'
+
+  def tasks(self) -> tuple[dict[str, str], ...]:
+    """What is evaluated, as a config has it."""
+    public = [{'name': name, 'path': str(self.data / name)} for name in TASKS]
+    tuning = [{'name': tuning_name(name), 'path': str(self.tuning / tuning_name(name))} for name in GROUPS]
+    return (*public, *tuning)
 
   def record(self, job: Job) -> Path:
     """The file of a run's record."""
@@ -99,6 +115,7 @@ def main(arguments: Sequence[str]) -> int:
     if not (places.data / task / 'metadata.csv').is_file():
       raise UserError(f'{places.data / task} has no metadata.csv: --data is where the folders of the public tasks are')
   places.output.mkdir(parents=True, exist_ok=True)
+  write_tuning_tasks(places.data, places.tuning)
   jobs = to_do(choose(CELLS, asked.only), places)
   console.print(f'{len(jobs)} runs to do')
   commands = Commands()
@@ -137,7 +154,7 @@ def to_do(cells: Sequence[Cell], places: Places) -> list[Job]:
 
 def stale(job: Job, record: Mapping[str, Any]) -> str:
   """Returns what to do where a record's settings are no longer those of its cell, '' where they are."""
-  now, then = records.settings_of(job.config()), record['settings']
+  now, then = job.settings(), record['settings']
   differing = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
   if not differing:
     return ''
@@ -180,15 +197,15 @@ def run_job(job: Job, places: Places, commands: Commands, machine_line: str) -> 
     raise StoppedError
   console.print(f'{job.name}: begins')
   workdir = places.output / job.run()
-  tasks = tuple(name for name in (*TASKS, *FURTHER_TASKS) if (places.data / name / 'metadata.csv').is_file())
   train = ['selfie_jax.train', '--config', str(CONFIG), '--workdir', str(workdir), *job.arguments()]
   train += [f'--config.data.path={places.records}', '--config.log.tensorboard=False', '--config.checkpoint.keep=1']
   evaluate = ['selfie_jax.evaluate', '--config', str(EVALUATION), '--workdir', str(workdir)]
-  evaluate += [f'--config.only={tasks!r}', f'--config.baselines={job.cell.baselines}']
+  evaluate += [f'--config.tasks={places.tasks()!r}', '--config.only=()', f'--config.baselines={job.cell.baselines}']
   record = facts_of(job) | {'machine': machine_line, 'versions': versions()}
   try:
-    record['cpu_seconds'] = round(commands.run(train, workdir.with_name(f'{workdir.name}.train.log'), {}), 1)
-    seconds = commands.run(evaluate, workdir.with_name(f'{workdir.name}.evaluate.log'), {'TASKS': str(places.data)})
+    devices = {'XLA_FLAGS': f'--xla_force_host_platform_device_count={job.cell.devices}'}
+    record['cpu_seconds'] = round(commands.run(train, workdir.with_name(f'{workdir.name}.train.log'), devices), 1)
+    seconds = commands.run(evaluate, workdir.with_name(f'{workdir.name}.evaluate.log'), {})
     record |= {'evaluation_cpu_seconds': round(seconds, 1)} | outcome_of(workdir)
   except CommandFailedError as error:
     record['failed'] = str(error)
@@ -205,7 +222,7 @@ def facts_of(job: Job) -> dict[str, Any]:
     'values': dict(job.cell.values),
     'seed': job.seed,
     'overrides': dict(job.cell.overrides),  # Of configs/public_small.py as it was then.
-    'settings': records.settings_of(config),  # All that differs from the defaults in selfie_jax/config.py.
+    'settings': job.settings(),
     'samples': config.steps * config.batch_size,
   }
 

@@ -1,36 +1,42 @@
 import copy
+import csv
+import os
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from selfie_jax.config import Config
 from selfie_jax.errors import UserError
-from tests.study import records, report
+from tests.study import readout, records, report
 from tests.study.cells import CELLS
 from tests.study.commands import CommandFailedError, Commands, StoppedError
 from tests.study.run import Job, Places, choose, stale, to_do
+from tests.study.tuning import GROUPS, write_tuning_tasks
 
 TEST = {'voice': 60.0, 'mandarin_initial': 50.0, 'instrument': 55.0, 'drum': 65.0, 'sound_event': 70.0, 'pitch': 80.0}
 RECORD = {
   'cell': 'default',
-  'values': {'learning rate': '1e-3', 'samples seen': '102,400'},
+  'values': {'learning rate': '1e-3', 'samples seen': '102,400, the recipe'},
   'seed': 0,
   'samples': 102_400,
   'cpu_seconds': 3_600.0,
-  'mean_of_five': {'valid': 62.0, 'test': 60.0},
-  'scores': {'valid': TEST, 'test': TEST},
+  'mean_of_five': {'tuning': 62.0, 'test': 60.0},
+  'scores': {'tuning': TEST, 'test': TEST},
   'health': [{'step': 100, 'effective_rank': 40.0, 'embedding_std': 0.8, 'mean_correlation': 0.1}],
-  'baselines': {'untrained': {'valid': TEST, 'test': TEST}},
+  'baselines': {'untrained': {'tuning': TEST, 'test': TEST}},
 }
 
 
 def _second_run():
-  record = copy.deepcopy(RECORD) | {'seed': 1, 'mean_of_five': {'valid': 64.0, 'test': 61.0}}
+  record = copy.deepcopy(RECORD) | {'seed': 1, 'mean_of_five': {'tuning': 64.0, 'test': 61.0}}
   record['scores']['test']['pitch'] = 84.0
   return record
 
 
 def test_a_report_is_drawn_again_from_the_records_alone_to_the_byte(tmp_path):
-  for name, record in (('default.0', RECORD), ('default.1', _second_run())):
+  fast = RECORD | {'cell': 'fast', 'values': {'learning rate': '3e-3'}}
+  for name, record in (('default.0', RECORD), ('default.1', _second_run()), ('fast.0', fast)):
     records.write(record, tmp_path / f'results/{name}.json')
   drawn = []
   for _ in range(2):
@@ -41,14 +47,13 @@ def test_a_report_is_drawn_again_from_the_records_alone_to_the_byte(tmp_path):
   page = drawn[0]['STUDY.md'].decode()
   assert '| 1e-3 | 63.0 ± 1.0 | 60.5 ± 0.5 | 82.0 ± 2.0 | 2 | 1.00 |' in page
   assert '| the same encoder, untrained | 60.0 ± 0.0 |' in page
-  assert '| default recipe, 102,400 clips | 60.0 ± 0.0 |' in page
+  assert '| default recipe, 102,400 clips, 1.00 CPU-hours | 60.0 ± 0.0 |' in page
 
 
 def test_a_run_that_failed_is_told_of_and_counts_in_no_mean():
   failed = {'cell': 'default', 'values': {'learning rate': '1e-3'}, 'seed': 2, 'failed': 'step 7 is not finite'}
-  page = report.page_of([RECORD, failed])
-  assert '| 1e-3 | 62.0 | 60.0 | 80.0 | 1, 1 failed | 1.00 |' in page
-  assert '- default, seed 2: step 7 is not finite' in page
+  assert '| 1e-3 | 62.0 | 60.0 | 80.0 | 1, 1 failed | 1.00 |' in report.factor_table([RECORD, failed], 'learning rate')
+  assert '- default, seed 2: step 7 is not finite' in report.page_of([RECORD, failed])
 
 
 def test_values_of_a_factor_are_in_the_order_of_their_numbers():
@@ -74,11 +79,11 @@ def test_every_cell_has_a_config_and_a_name_of_its_own():
 
 def test_runs_with_a_record_are_done_and_the_first_seeds_come_first(tmp_path):
   places = Places(tmp_path, tmp_path, tmp_path, tmp_path)
-  short, default = choose(CELLS, ['default', 'short'])
+  short, default = choose(CELLS, ['default', 'short_byol_a'])
   job = Job(default, 0)
   record = {'settings': records.settings_of(job.config()), 'values': {'learning rate': 'as it was'}}
   records.write(record, places.record(job))
-  assert [job.name for job in to_do([short, default], places)] == ['short.0', 'default.1', 'default.2']
+  assert [job.name for job in to_do([short, default], places)] == ['short_byol_a.0', 'default.1', 'default.2']
   assert records.read_all(tmp_path)[0]['values'] == dict(default.values)  # Its place in the tables follows the cell.
 
 
@@ -87,6 +92,35 @@ def test_a_record_of_other_settings_says_what_would_bring_them_back():
   settings = records.settings_of(job.config())
   assert stale(job, {'settings': settings}) == ''
   assert 'steps: 7;' in stale(job, {'settings': settings | {'steps': 7}})
+
+
+def test_tuning_sees_no_test_clip_and_keeps_groups_in_one_fold(tmp_path):
+  for task, column in GROUPS.items():
+    (tmp_path / 'data' / task).mkdir(parents=True)
+    rows = [f'{split}{i}.wav,{"ab"[i % 2]},{split},{i // 4}' for split in ('train', 'valid', 'test') for i in range(40)]
+    text = f'file_name,label,split,{column}\n' + '\n'.join(rows) + '\n'
+    (tmp_path / 'data' / task / 'metadata.csv').write_text(text)
+  write_tuning_tasks(tmp_path / 'data', tmp_path / 'tuning')
+  with (tmp_path / 'tuning/tuning_drum/metadata.csv').open(newline='') as file:
+    rows = list(csv.DictReader(file))
+  names = [os.path.basename(row['file_name']) for row in rows]
+  assert sorted(names) == sorted(f'{split}{i}.wav' for split in ('train', 'valid') for i in range(40))
+  folds = {(int(''.join(filter(str.isdigit, name))) // 4, row['fold']) for name, row in zip(names, rows, strict=True)}
+  assert len(folds) == 10  # Ten kits, each in one fold.
+  assert {row['fold'] for row in rows} == set('01234')
+  assert os.path.normpath(tmp_path / 'tuning/tuning_drum' / rows[0]['file_name']).startswith(
+    str(tmp_path / 'data/drum')
+  )
+
+
+def test_a_readout_pools_a_clips_own_frames_alone():
+  frames = np.stack([np.array([[1.0, 2.0], [3.0, 2.0], [50.0, -50.0]])] * 2)
+  found = readout.statistics(jnp.asarray(frames), jnp.asarray([2, 3]))
+  np.testing.assert_allclose(found[0], [2, 2, 3, 2, 1, 0])  # Mean, maximum and standard deviation of two frames.
+  np.testing.assert_allclose(found[1], np.concatenate([f(frames[1], axis=0) for f in (np.mean, np.max, np.std)]), 1e-5)
+  layers = {('conv1', name): np.full((1, 2), value) for name, value in (('mean', 1.0), ('max', 2.0), ('std', 4.0))}
+  np.testing.assert_array_equal(readout.read_out(layers, ['conv1'], readout.MAX_PLUS_MEAN), [[3, 3]])
+  np.testing.assert_array_equal(readout.read_out(layers, ['conv1'], 'mean, std'), [[1, 1, 4, 4]])
 
 
 def test_a_command_that_fails_says_why_and_one_that_ended_well_is_not_run_again(tmp_path):
