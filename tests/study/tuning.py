@@ -16,6 +16,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from selfie_jax.data.table import read_table, require
+from selfie_jax.errors import UserError
 from selfie_jax.files import write_atomically
 
 FOLDS = 5
@@ -42,13 +43,15 @@ def write_tuning_tasks(data: Path, output: Path) -> None:
     output: the folder of the tuning tasks' folders.
 
   Raises:
-    UserError: a task's table lacks a column, or a row a group.
+    UserError: a task's table lacks a column, a row lacks a group, or there is no clip of train and valid.
   """
   for task, column in GROUPS.items():
     path = data.resolve() / task / 'metadata.csv'
     rows = read_table(path)
     require(rows, ('file_name', 'label', 'split', column), path)
     rows = [row for row in rows if row['split'] in ('train', 'valid')]
+    if not rows:
+      raise UserError(f'{path} has no clips of the splits train and valid to tune on')
     labels, groups = (np.array([row[key] for row in rows]) for key in ('label', column))
     cut = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(labels, labels, groups)
     folder = output.resolve() / tuning_name(task)
