@@ -76,7 +76,8 @@ def _fit_and_score(
     model.fit(train, labels)
     found = [np.full((len(part), classes), _LOG_OF_ZERO) for part in parts]
     for scores, part in zip(found, parts, strict=True):
-      scores[:, model.classes_] = np.maximum(model.predict_log_proba(part), _LOG_OF_ZERO)
+      with np.errstate(divide='ignore'):  # A probability of 0 has a floor.
+        scores[:, model.classes_] = np.maximum(model.predict_log_proba(part), _LOG_OF_ZERO)
     return found
   found = [np.zeros((len(part), classes)) for part in parts]
   for column, positives in enumerate(labels.T):
