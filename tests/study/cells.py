@@ -49,6 +49,8 @@ _WATCHED = _SHORT | {'log.health_every_steps': 20, 'log.every_steps': 10}
 # As on the command line, a preset takes the place of all that the config says of the objective.
 _BYOL_A = {'objective.preset': 'byol_a'}
 _ON_SPHERE = {'objective.preset': 'uniformity_covariance'}
+_CODING_RATE = _ON_SPHERE | {'objective.diversity_term': 'coding_rate'}
+_JOINT = _SHORT | {'optimizer.learning_rate': 3e-3, 'augment.equalizer': 0.5}
 
 
 def _short(name: str, factor: str, value: str, overrides: Mapping[str, Any]) -> Cell:
@@ -116,9 +118,7 @@ CELLS = (
     'hyperspherical energy, on the sphere',
     _ON_SPHERE | {'objective.diversity_term': 'hyperspherical_energy'},
   ),
-  _short(
-    'coding_rate', 'diversity', 'coding rate, on the sphere', _ON_SPHERE | {'objective.diversity_term': 'coding_rate'}
-  ),
+  _short('coding_rate', 'diversity', 'coding rate, on the sphere', _CODING_RATE),
   _short('barlow_twins', 'objective', 'Barlow Twins', {'objective.preset': 'barlow_twins'}),
   _short('mixup_none', 'other distortions', 'no mixup', {'augment.mixup_ratio': 0.0}),
   _short('fader_none', 'other distortions', 'no fader', {'augment.fader': 0.0}),
@@ -135,6 +135,7 @@ CELLS = (
   ),
   _short('projector_deep', 'projector', '1,024, 1,024, 256', {'projector.hidden_layers': 2}),
   _short('64_channels', 'encoder', 'AudioNTT2020, 64 channels, width 512', {'encoder.conv_channels': 64}),
+  _short('128_channels', 'encoder', 'AudioNTT2020, 128 channels, width 512', {'encoder.conv_channels': 128}),
   _short('16_channels', 'encoder', 'AudioNTT2020, 16 channels, width 512', {'encoder.conv_channels': 16}),
   _short('width_2048', 'encoder', 'AudioNTT2020, 32 channels, width 2,048', {'encoder.width': 2_048}),
   _short(
@@ -150,6 +151,18 @@ CELLS = (
     {'encoder.conv_blocks': 4, 'encoder.concat_blocks': 4},
   ),
   _short('dropout_none', 'encoder', 'AudioNTT2020, 32 channels, width 512, no dropout', {'encoder.dropout': 0.0}),
+  _short(
+    'dropout_none_rate_3e-3',
+    'encoder',
+    'AudioNTT2020, 32 channels, width 512, no dropout, rate 3e-3',
+    {'encoder.dropout': 0.0, 'optimizer.learning_rate': 3e-3},
+  ),
+  _short(
+    'byol_a_dropout_none_rate_3e-3',
+    'objective',
+    'BYOL-A, no dropout, rate 3e-3',
+    _BYOL_A | {'encoder.dropout': 0.0, 'optimizer.learning_rate': 3e-3},
+  ),
   _short('average', 'weights evaluated', 'moving average', {'average.decay': 0.98, 'average.evaluate': True}),
   # A variance of 32 clips on each of four devices, and of all 128. On one device they are the same.
   Cell('short_per_device', {'diversity': 'variance of 32 clips a device'}, _SHORT, devices=4),
@@ -158,6 +171,15 @@ CELLS = (
     {'diversity': 'variance of 128 clips, on 4 devices'},
     _SHORT | {'objective.variance_statistics': 'global'},
     devices=4,
+  ),
+  # What has been better alone, together.
+  *(
+    Cell(f'joint_{name}', {'together with an equalizer and rate 3e-3': title}, _JOINT | objective)
+    for name, title, objective in (
+      ('variance', 'three terms, variance', {}),
+      ('coding_rate', 'three terms, coding rate on the sphere', _CODING_RATE),
+      ('byol_a', 'BYOL-A', _BYOL_A),
+    )
   ),
   # What shows after four times as many clips only.
   Cell('long', {'at 102,400 clips': 'three terms', SAMPLES: '102,400, three terms at 1e-3'}, _LONG),
@@ -178,4 +200,13 @@ CELLS = (
   # The recipe as it is, and the peer's objective in its place, with equal samples.
   Cell(DEFAULT, {'recipe': 'three terms', SAMPLES: '102,400, the recipe'}, {}, SEEDS, baselines=True),
   Cell(PEER, {'recipe': 'BYOL-A', SAMPLES: '102,400, the recipe with BYOL-A'}, _BYOL_A, SEEDS),
+  # The recipe for fewer and more clips.
+  *(
+    Cell(f'{name}{suffix}', {SAMPLES: f'{samples}, {curve}'}, overrides | objective)
+    for name, samples, overrides in (
+      ('quarter', '25,600', {'steps': 200, 'optimizer.warmup_steps': 20}),
+      ('double', '204,800', {'steps': 1600}),
+    )
+    for suffix, curve, objective in (('', 'the recipe', {}), ('_byol_a', 'the recipe with BYOL-A', _BYOL_A))
+  ),
 )

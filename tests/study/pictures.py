@@ -1,4 +1,4 @@
-"""The study's pictures, small SVG files that hold no date: score against samples, health over time, collapse."""
+"""The study's pictures, SVG files without a date: score against samples and CPU time, health over time, collapse."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +37,7 @@ def draw(found: Sequence[Record], folder: Path) -> list[str]:
   with matplotlib.rc_context(_STYLE):
     for name, runs, figure_of in (
       ('score_and_samples', of_samples, samples_figure),
+      ('score_and_cpu_time', done, cpu_time_figure),
       ('health_of_the_default', of_default, health_figure),
       ('without_a_term', without, health_figure),
     ):
@@ -72,6 +73,30 @@ def samples_figure(runs: Sequence[Record]) -> Figure:
 
 def _curve_of(run: Record) -> str:
   return run['values'][SAMPLES].rpartition(', ')[2]
+
+
+def cpu_time_figure(runs: Sequence[Record]) -> Figure:
+  """Draws every run's mean of five, on tuning and on test, against the CPU-seconds of its training."""
+  figure = Figure((9, 3.2), layout='constrained')
+  axes = figure.subplots(1, 2)
+  for panel, split in zip(axes, ('tuning', 'test'), strict=True):
+    for i, (of_peer, label) in enumerate(((False, 'three terms, or two'), (True, "BYOL-A's objective"))):
+      points = [
+        (run['cpu_seconds'], run['mean_of_five'][split])
+        for run in runs
+        if split in run['mean_of_five'] and _is_of_peer(run) == of_peer
+      ]
+      if points:
+        panel.plot(*zip(*points, strict=True), MARKERS[i], color=COLOURS[i], markersize=4, label=label)
+    panel.set(xscale='log', xlabel='CPU-seconds of training', title=f'mean of five, {split}, %')
+    panel.set_xticks((200, 400, 800, 1_600), ('200', '400', '800', '1,600'))
+    panel.minorticks_off()
+  axes[0].legend()
+  return figure
+
+
+def _is_of_peer(run: Record) -> bool:
+  return run['settings'].get('objective.invariance_term') == 'prediction'
 
 
 def health_figure(runs: Sequence[Record]) -> Figure:
