@@ -10,7 +10,7 @@ factor, and the pictures. With --readme, the table of the recipe also takes its 
 
 import collections
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,8 @@ def page_of(found: Sequence[Record], picture_names: Sequence[str] = (), readouts
   for factor, count in sorted(collections.Counter(factor for factor, _ in cases).items()):
     if count > 1:  # Or there is nothing to compare yet.
       parts += [f'## {factor[0].upper()}{factor[1:]}', factor_table(found, factor)]
+  if len({record['seed'] for record in found}) > 1:
+    parts += ['## Seeds', seeds_table(found)]
   for record in readouts:
     parts += [f'## Layers and pooling of the run {record["run"]}', readout_table(record)]
   if failed := [record for record in found if 'failed' in record]:
@@ -106,17 +108,46 @@ def _cells(scores: Sequence[Scores], others: Sequence[str]) -> list[str]:
 
 
 def factor_table(found: Sequence[Record], factor: str) -> str:
-  """Returns a row for each value of a factor, as Markdown."""
+  """Returns a row for each value of a factor, as Markdown.
+
+  Only seeds that all values have are counted: a seed is worth up to two points, most of them by its initial weights,
+  which runs of one seed and one encoder share.
+  """
   headings = ['mean of five, tuning', 'test', 'pitch, test', 'seeds', 'CPU-hours a run']
   rows = [[factor, *headings], ['---'] * (1 + len(headings))]
-  for value in sorted({record['values'][factor] for record in found if factor in record['values']}, key=_order):
-    runs = [record for record in found if record['values'].get(factor) == value]
-    done = [record for record in runs if 'failed' not in record]
-    failed = f', {len(runs) - len(done)} failed' if len(done) < len(runs) else ''
+  by_value = collections.defaultdict(list)
+  for record in found:
+    if factor in record['values']:
+      by_value[record['values'][factor]].append(record)
+  of_values = [{run['seed'] for run in runs if 'failed' not in run} for runs in by_value.values()]
+  seeds = set.intersection(*filter(None, of_values)) if any(of_values) else set()
+  for value, runs in sorted(by_value.items(), key=lambda item: _order(item[0])):
+    done = [run for run in runs if 'failed' not in run and run['seed'] in seeds]
+    count = sum('failed' in run for run in runs)
+    failed = f', {count} failed' if count else ''
     means = [mean_and_error([run['mean_of_five'][split] for run in done]) for split in ('tuning', 'test')]
     pitch = mean_and_error([run['scores']['test'][records.PITCH] for run in done])
     rows.append([value, *means, pitch, f'{len(done)}{failed}', _cpu_hours(done) if done else '–'])
   return records.markdown(rows)
+
+
+def seeds_table(found: Sequence[Record]) -> str:
+  """Returns a row for each run of the cells that have several, beside its encoder untrained, as Markdown."""
+  headings = ['cell', 'seed', 'mean of five, tuning', 'untrained', 'test', 'untrained', 'pitch, test', 'untrained']
+  rows = [headings, ['---'] * len(headings)]
+  done = [record for record in found if 'failed' not in record]
+  counts = collections.Counter(run['cell'] for run in done)
+  for run in sorted(done, key=lambda run: (run['cell'], run['seed'])):
+    if counts[run['cell']] > 1:
+      both = run['scores'], run.get('baselines', {}).get(UNTRAINED)
+      five = [_score(scores, split, records.mean_of_five) for split in ('tuning', 'test') for scores in both]
+      pitch = [_score(scores, 'test', lambda test: test[records.PITCH]) for scores in both]
+      rows.append([f'`{run["cell"]}`', str(run['seed']), *five, *pitch])
+  return records.markdown(rows)
+
+
+def _score(scores: Scores | None, split: str, score_of: Callable[[Mapping[str, float]], float]) -> str:
+  return f'{score_of(scores[split]):.1f}' if scores else '–'
 
 
 def _cpu_hours(runs: Sequence[Record]) -> str:

@@ -19,6 +19,7 @@ RECORD = {
   'cell': 'default',
   'values': {'learning rate': '1e-3', 'samples seen': '102,400, the recipe'},
   'seed': 0,
+  'settings': {},
   'samples': 102_400,
   'cpu_seconds': 3_600.0,
   'mean_of_five': {'tuning': 62.0, 'test': 60.0},
@@ -36,18 +37,32 @@ def _second_run():
 
 def test_a_report_is_drawn_again_from_the_records_alone_to_the_byte(tmp_path):
   fast = RECORD | {'cell': 'fast', 'values': {'learning rate': '3e-3'}}
-  for name, record in (('default.0', RECORD), ('default.1', _second_run()), ('fast.0', fast)):
+  again = _second_run() | {'cell': 'fast', 'values': {'learning rate': '3e-3'}}
+  found = {'default.0': RECORD, 'default.1': _second_run(), 'fast.0': fast, 'fast.1': again}
+  for name, record in found.items():
     records.write(record, tmp_path / f'results/{name}.json')
   drawn = []
   for _ in range(2):
     report.main(['--results', str(tmp_path / 'results')])
     drawn.append({path.name: path.read_bytes() for path in tmp_path.rglob('*') if path.suffix in ('.md', '.svg')})
   assert drawn[0] == drawn[1]
-  assert set(drawn[0]) == {'STUDY.md', 'score_and_samples.svg', 'health_of_the_default.svg'}
+  pictures = {'score_and_samples.svg', 'score_and_cpu_time.svg', 'health_of_the_default.svg'}
+  assert set(drawn[0]) == {'STUDY.md', *pictures}
   page = drawn[0]['STUDY.md'].decode()
   assert '| 1e-3 | 63.0 ± 1.0 | 60.5 ± 0.5 | 82.0 ± 2.0 | 2 | 1.00 |' in page
   assert '| the same encoder, untrained | 60.0 ± 0.0 |' in page
   assert '| default recipe, 102,400 clips, 1.00 CPU-hours | 60.0 ± 0.0 |' in page
+
+
+def test_settings_are_compared_by_the_seeds_that_all_of_them_have():
+  fast = RECORD | {'cell': 'fast', 'values': {'learning rate': '3e-3'}}
+  table = report.factor_table([RECORD, _second_run(), fast], 'learning rate')
+  assert '| 1e-3 | 62.0 | 60.0 | 80.0 | 1 | 1.00 |' in table  # Not 63.0, to which the second seed adds.
+  assert '| 3e-3 | 62.0 | 60.0 | 80.0 | 1 | 1.00 |' in table
+  assert report.seeds_table([RECORD, _second_run(), fast]).split('\n')[2:] == [
+    '| `default` | 0 | 60.0 | 60.0 | 60.0 | 60.0 | 80.0 | 80.0 |',
+    '| `default` | 1 | 60.0 | 60.0 | 60.0 | 60.0 | 84.0 | 84.0 |',
+  ]
 
 
 def test_a_run_that_failed_is_told_of_and_counts_in_no_mean():
