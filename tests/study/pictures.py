@@ -80,7 +80,7 @@ def cpu_time_figure(runs: Sequence[Record]) -> Figure:
   figure = Figure((9, 3.2), layout='constrained')
   axes = figure.subplots(1, 2)
   for panel, split in zip(axes, ('tuning', 'test'), strict=True):
-    for i, (of_peer, label) in enumerate(((False, 'three terms, or two'), (True, "BYOL-A's objective"))):
+    for i, (of_peer, label) in enumerate(((False, 'ours'), (True, "BYOL-A's objective"))):
       points = [
         (run['cpu_seconds'], run['mean_of_five'][split])
         for run in runs
