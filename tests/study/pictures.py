@@ -49,25 +49,28 @@ def draw(found: Sequence[Record], folder: Path) -> list[str]:
 
 
 def samples_figure(runs: Sequence[Record]) -> Figure:
-  """Draws the mean of five and pitch, on test, against the clips seen: a curve for each name in `SAMPLES`."""
+  """Draws the mean of five and pitch against the clips seen: a curve for each name in `SAMPLES`."""
   figure = Figure((9, 3.2), layout='constrained')
-  axes = figure.subplots(1, 2)
+  axes = figure.subplots(1, 3)
   names = sorted({_curve_of(run) for run in runs})
   samples = sorted({run['samples'] for run in runs})
-  for panel, (title, score_of) in zip(
-    axes, (('mean of five', records.mean_of_five), ('pitch', lambda test: test[records.PITCH])), strict=True
-  ):
+  panels = (
+    ('mean of five, tuning, %', lambda run: run['mean_of_five']['tuning']),
+    ('mean of five, test, %', lambda run: run['mean_of_five']['test']),
+    ('pitch, test, %', lambda run: run['scores']['test'][records.PITCH]),
+  )
+  for panel, (title, score_of) in zip(axes, panels, strict=True):
     for i, name in enumerate(names):
       of_curve = [run for run in runs if _curve_of(run) == name]
       seen = sorted({run['samples'] for run in of_curve})
-      scores = [[score_of(run['scores']['test']) for run in of_curve if run['samples'] == n] for n in seen]
+      scores = [[score_of(run) for run in of_curve if run['samples'] == n] for n in seen]
       panel.plot(seen, [np.mean(of_n) for of_n in scores], color=COLOURS[i % len(COLOURS)], label=name)
       for n, of_n in zip(seen, scores, strict=True):
         panel.plot([n] * len(of_n), of_n, MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], markersize=4)
-    panel.set(xscale='log', xlabel='clips seen', title=f'{title}, test, %')
+    panel.set(xscale='log', xlabel='clips seen', title=title)
     panel.set_xticks(samples, [f'{n / 1_000:.3g}k' for n in samples])
     panel.minorticks_off()
-  axes[0].legend()
+  figure.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=len(names))
   return figure
 
 
