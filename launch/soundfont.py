@@ -6,6 +6,7 @@ instrument has zones, each one a range of keys and velocities with a recording, 
 recording holds the defaults of the others. Filters, modulation and effects are left out: what is wanted are recordings.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -29,7 +30,7 @@ _RENDER_RATE = (
 _SHORTEST = 1e-3  # Seconds of attack, decay and release at least.
 _COARSE = 32_768  # Frames in a unit of the coarse address generators.
 
-_Generators = dict[int, Sf2Gen]
+Generators = dict[int, Sf2Gen]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,30 +72,36 @@ class Note:
 
 def read_notes(font: Path) -> list[Note]:
   """Returns every note that the presets of `font` can play, by bank, program and key."""
+  with open_presets(font) as presets:
+    presets.sort(key=lambda preset: (preset.bank, preset.preset))
+    return [note for preset in presets for note in _preset_notes(font, preset)]
+
+
+@contextlib.contextmanager
+def open_presets(font: Path) -> Iterator[list[Sf2Preset]]:
+  """Yields the presets of a font, which are read from its file as they are used."""
   logging.disable(logging.WARNING)  # sf2utils tells the root logger of each harmless oddity of old fonts.
   try:
     with font.open('rb') as file:
-      presets = [preset for preset in Sf2File(file).presets if hasattr(preset, 'bank')]  # The last is a terminator.
-      presets.sort(key=lambda preset: (preset.bank, preset.preset))
-      return [note for preset in presets for note in _preset_notes(font, preset)]
+      yield [preset for preset in Sf2File(file).presets if hasattr(preset, 'bank')]  # The last is a terminator.
   finally:
     logging.disable(logging.NOTSET)
 
 
 def _preset_notes(font: Path, preset: Sf2Preset) -> Iterator[Note]:
   voices: dict[int, list[tuple[Voice, int]]] = {}
-  for layer, added in _zones(preset.bags, Sf2Gen.OPER_INSTRUMENT):
-    for zone, own in _zones(layer.instrument.bags, Sf2Gen.OPER_SAMPLE_ID):
-      if _VELOCITY not in _common(Sf2Gen.OPER_VEL_RANGE, added, own):
+  for layer, added in zones_of(preset.bags, Sf2Gen.OPER_INSTRUMENT):
+    for zone, own in zones_of(layer.instrument.bags, Sf2Gen.OPER_SAMPLE_ID):
+      if _VELOCITY not in common_range(Sf2Gen.OPER_VEL_RANGE, added, own):
         continue
-      for key in _common(Sf2Gen.OPER_KEY_RANGE, added, own):
+      for key in common_range(Sf2Gen.OPER_KEY_RANGE, added, own):
         voices.setdefault(key, []).append(_voice(zone.sample, key, own, added))
   for key, parts in sorted(voices.items()):
     sounding, distances = zip(*parts, strict=True)
     yield Note(font, preset.bank, preset.preset, key, sounding, min(distances))
 
 
-def _zones(bags: Sequence[Sf2Bag], target: int) -> Iterator[tuple[Sf2Bag, _Generators]]:
+def zones_of(bags: Sequence[Sf2Bag], target: int) -> Iterator[tuple[Sf2Bag, Generators]]:
   """Yields each bag that leads to a `target`, with its generators over the defaults of the first bag."""
   defaults = bags[0].gens if bags and target not in bags[0].gens else {}
   for bag in bags:
@@ -102,14 +109,14 @@ def _zones(bags: Sequence[Sf2Bag], target: int) -> Iterator[tuple[Sf2Bag, _Gener
       yield bag, defaults | bag.gens
 
 
-def _common(generator: int, *levels: _Generators) -> range:
+def common_range(generator: int, *levels: Generators) -> range:
   """Returns the keys or velocities in the range of every level; where none is given, it is all of them."""
   limits = [level[generator].amount_as_sorted_range if generator in level else (0, 127) for level in levels]
   lows, highs = zip(*limits, strict=True)
   return range(max(lows), min(highs) + 1)
 
 
-def _voice(sample: Sf2Sample, key: int, own: _Generators, added: _Generators) -> tuple[Voice, int]:
+def _voice(sample: Sf2Sample, key: int, own: Generators, added: Generators) -> tuple[Voice, int]:
   """Returns how `key` plays the sample, and by how many semitones that transposes it."""
 
   def instrument(generator: int, default: int = 0) -> int:

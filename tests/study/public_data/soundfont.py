@@ -1,21 +1,20 @@
 """Plays the notes of a SoundFont as the study's clips have them.
 
-sf2utils reads the format; launch/soundfont.py says how it is built. The quick start's player hears a key's release,
+launch/soundfont.py reads the format and says how it is built. The quick start's player hears a key's release,
 moved starts and ends, and a preset's share of the envelope; this one does not, and resamples otherwise. The study's
 records rest on its samples: it stays as it is.
 """
 
 import dataclasses
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from sf2utils.bag import Sf2Bag
 from sf2utils.generator import Sf2Gen
 from sf2utils.sample import Sf2Sample
-from sf2utils.sf2parse import Sf2File
 
+from launch.soundfont import Generators, common_range, open_presets, zones_of
 from tests.study.public_data.sounds import resample
 
 _BANK = 0  # General MIDI's instruments.
@@ -24,8 +23,6 @@ _RATE = 44_100
 _SECONDS = 2.0
 _FADE = 0.05  # Seconds.
 _SHORTEST_LOOP = 8  # Frames.
-
-_Generators = Mapping[int, Sf2Gen]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,44 +62,24 @@ class Preset:
 def read_presets(font: Path) -> dict[int, Preset]:
   """Returns the instruments of a bank, by their General MIDI program, from 0."""
   data = np.memmap(font, np.uint8, 'r')
-  logging.disable(logging.WARNING)  # sf2utils tells the root logger of each harmless oddity of old fonts.
-  try:
-    with font.open('rb') as file:
-      presets = [preset for preset in Sf2File(file).presets if hasattr(preset, 'bank')]  # The last is a terminator.
-      return {
-        preset.preset: Preset(preset.name, tuple(_zones_of(data, preset.bags)))
-        for preset in presets
-        if preset.bank == _BANK
-      }
-  finally:
-    logging.disable(logging.NOTSET)
+  with open_presets(font) as presets:
+    return {
+      preset.preset: Preset(preset.name, tuple(_heard_zones(data, preset.bags)))
+      for preset in presets
+      if preset.bank == _BANK
+    }
 
 
-def _zones_of(data: np.ndarray, bags: Sequence[Sf2Bag]) -> Iterator[Zone]:
-  for layer, added in _with_defaults(bags, Sf2Gen.OPER_INSTRUMENT):
-    for bag, own in _with_defaults(layer.instrument.bags, Sf2Gen.OPER_SAMPLE_ID):
+def _heard_zones(data: np.ndarray, bags: Sequence[Sf2Bag]) -> Iterator[Zone]:
+  for layer, added in zones_of(bags, Sf2Gen.OPER_INSTRUMENT):
+    for bag, own in zones_of(layer.instrument.bags, Sf2Gen.OPER_SAMPLE_ID):
       sample = bag.sample
-      heard = _VELOCITY in _common(Sf2Gen.OPER_VEL_RANGE, added, own)
+      heard = _VELOCITY in common_range(Sf2Gen.OPER_VEL_RANGE, added, own)
       if heard and not sample.in_rom and sample.duration > 0:
         yield _zone(data, sample, own, added)
 
 
-def _with_defaults(bags: Sequence[Sf2Bag], target: int) -> Iterator[tuple[Sf2Bag, _Generators]]:
-  """Yields each bag that leads to a `target`, with its generators over the defaults of the first bag."""
-  defaults = bags[0].gens if bags and target not in bags[0].gens else {}
-  for bag in bags:
-    if target in bag.gens:
-      yield bag, defaults | bag.gens
-
-
-def _common(generator: int, *levels: _Generators) -> range:
-  """Returns the keys or velocities in the range of every level; where none is given, it is all of them."""
-  limits = [level[generator].amount_as_sorted_range if generator in level else (0, 127) for level in levels]
-  lows, highs = zip(*limits, strict=True)
-  return range(max(lows), min(highs) + 1)
-
-
-def _zone(data: np.ndarray, sample: Sf2Sample, own: _Generators, added: _Generators) -> Zone:
+def _zone(data: np.ndarray, sample: Sf2Sample, own: Generators, added: Generators) -> Zone:
   """Returns a zone from the bank's bytes, an instrument's generators and those that its preset adds."""
 
   def instrument(generator: int, default: int = 0) -> int:
@@ -121,7 +98,7 @@ def _zone(data: np.ndarray, sample: Sf2Sample, own: _Generators, added: _Generat
     recording=data[offset : offset + 2 * sample.duration].view('<i2'),
     rate=sample.sample_rate,
     loop=(sample.start_loop, sample.end_loop) if loops else None,
-    keys=_common(Sf2Gen.OPER_KEY_RANGE, added, own),
+    keys=common_range(Sf2Gen.OPER_KEY_RANGE, added, own),
     root=root if 0 <= root < 128 else sample.original_pitch,
     cents_per_key=instrument(Sf2Gen.OPER_SCALE_TUNING, 100),
     semitones=total(Sf2Gen.OPER_COARSE_TUNE),
