@@ -204,6 +204,7 @@ CELLS = (
   *(
     Cell(f'{name}{suffix}', {SAMPLES: f'{samples}, {curve}'}, overrides | objective)
     for name, samples, overrides in (
+      ('sixteenth', '6,400', {'steps': 50, 'optimizer.warmup_steps': 5}),
       ('quarter', '25,600', {'steps': 200, 'optimizer.warmup_steps': 20}),
       ('double', '204,800', {'steps': 1600}),
     )

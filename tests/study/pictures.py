@@ -49,10 +49,13 @@ def draw(found: Sequence[Record], folder: Path) -> list[str]:
 
 
 def samples_figure(runs: Sequence[Record]) -> Figure:
-  """Draws the mean of five and pitch against the clips seen: a curve for each name in `SAMPLES`."""
+  """Draws the mean of five and pitch against the clips seen, a mark a run: a curve for each name in `SAMPLES`.
+
+  Lines go through the means over the seeds that all lengths of a curve have.
+  """
   figure = Figure((9, 3.2), layout='constrained')
   axes = figure.subplots(1, 3)
-  names = sorted({_curve_of(run) for run in runs})
+  curves = records.curves_of(runs)
   samples = sorted({run['samples'] for run in runs})
   panels = (
     ('mean of five, tuning, %', lambda run: run['mean_of_five']['tuning']),
@@ -60,22 +63,19 @@ def samples_figure(runs: Sequence[Record]) -> Figure:
     ('pitch, test, %', lambda run: run['scores']['test'][records.PITCH]),
   )
   for panel, (title, score_of) in zip(axes, panels, strict=True):
-    for i, name in enumerate(names):
-      of_curve = [run for run in runs if _curve_of(run) == name]
-      seen = sorted({run['samples'] for run in of_curve})
-      scores = [[score_of(run) for run in of_curve if run['samples'] == n] for n in seen]
-      panel.plot(seen, [np.mean(of_n) for of_n in scores], color=COLOURS[i % len(COLOURS)], label=name)
-      for n, of_n in zip(seen, scores, strict=True):
-        panel.plot([n] * len(of_n), of_n, MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], markersize=4)
+    for i, (name, lengths) in enumerate(curves.items()):
+      seen = sorted(lengths)
+      compared = records.of_common_seeds([lengths[n] for n in seen])
+      means = [np.mean([score_of(run) for run in of_n]) if of_n else np.nan for of_n in compared]
+      panel.plot(seen, means, color=COLOURS[i % len(COLOURS)], label=name)
+      for n in seen:
+        scores = [score_of(run) for run in lengths[n]]
+        panel.plot([n] * len(scores), scores, MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], markersize=4)
     panel.set(xscale='log', xlabel='clips seen', title=title)
     panel.set_xticks(samples, [f'{n / 1_000:.3g}k' for n in samples])
     panel.minorticks_off()
-  figure.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=len(names))
+  figure.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=len(curves))
   return figure
-
-
-def _curve_of(run: Record) -> str:
-  return run['values'][SAMPLES].rpartition(', ')[2]
 
 
 def cpu_time_figure(runs: Sequence[Record]) -> Figure:

@@ -10,6 +10,7 @@ import numpy as np
 
 from selfie_jax.config import Config
 from selfie_jax.files import write_atomically
+from tests.study.cells import SAMPLES
 from tests.study.tuning import GROUPS, tuning_name
 
 FIVE = tuple(GROUPS)
@@ -87,6 +88,28 @@ def health_of(lines: Sequence[Mapping[str, Any]], most: int = POINTS) -> list[di
     {'step': lines[i]['step']} | {key: float(f'{lines[i][key]:.4g}') for key in HEALTH if key in lines[i]}
     for i in chosen
   ]
+
+
+def of_common_seeds(groups: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[Mapping[str, Any]]]:
+  """Returns of each group of runs those with a seed that all groups have, without the runs that failed.
+
+  A seed is worth up to two points, most of them by its initial weights, which runs of one seed and one encoder share.
+  A group all of whose runs failed takes no seed from the others.
+  """
+  done = [[run for run in group if 'failed' not in run] for group in groups]
+  seeds = [{run['seed'] for run in group} for group in done if group]
+  common = set.intersection(*seeds) if seeds else set()
+  return [[run for run in group if run['seed'] in common] for group in done]
+
+
+def curves_of(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, list[Mapping[str, Any]]]]:
+  """Returns curve -> clips seen -> the runs; a curve's name is what `SAMPLES` has after its last comma."""
+  curves: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
+  for run in found:
+    if SAMPLES in run['values'] and 'failed' not in run:
+      name = run['values'][SAMPLES].rpartition(', ')[2]
+      curves.setdefault(name, {}).setdefault(run['samples'], []).append(run)
+  return dict(sorted(curves.items()))
 
 
 def write(record: Mapping[str, Any], path: Path) -> None:

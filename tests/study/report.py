@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 from selfie_jax.errors import ArgumentParser, UserError, run_command
 from selfie_jax.evaluation.protocol import LOG_MEL_STATISTICS, UNTRAINED
@@ -69,6 +70,8 @@ def page_of(found: Sequence[Record], picture_names: Sequence[str] = (), readouts
   for factor, count in sorted(collections.Counter(factor for factor, _ in cases).items()):
     if count > 1:  # Or there is nothing to compare yet.
       parts += [f'## {factor[0].upper()}{factor[1:]}', factor_table(found, factor)]
+  if any(len(lengths) > 2 for lengths in records.curves_of(found).values()):
+    parts += ['## What ten times the clips are worth', growth_table(found)]
   if len({record['seed'] for record in found}) > 1:
     parts += ['## Seeds', seeds_table(found)]
   for record in readouts:
@@ -108,26 +111,43 @@ def _cells(scores: Sequence[Scores], others: Sequence[str]) -> list[str]:
 
 
 def factor_table(found: Sequence[Record], factor: str) -> str:
-  """Returns a row for each value of a factor, as Markdown.
-
-  Only seeds that all values have are counted: a seed is worth up to two points, most of them by its initial weights,
-  which runs of one seed and one encoder share.
-  """
+  """Returns a row for each value of a factor, of the seeds that all values have, as Markdown."""
   headings = ['mean of five, tuning', 'test', 'pitch, test', 'seeds', 'CPU-hours a run']
   rows = [[factor, *headings], ['---'] * (1 + len(headings))]
   by_value = collections.defaultdict(list)
   for record in found:
     if factor in record['values']:
       by_value[record['values'][factor]].append(record)
-  of_values = [{run['seed'] for run in runs if 'failed' not in run} for runs in by_value.values()]
-  seeds = set.intersection(*filter(None, of_values)) if any(of_values) else set()
-  for value, runs in sorted(by_value.items(), key=lambda item: _order(item[0])):
-    done = [run for run in runs if 'failed' not in run and run['seed'] in seeds]
-    count = sum('failed' in run for run in runs)
+  values = sorted(by_value, key=_order)
+  for value, done in zip(values, records.of_common_seeds([by_value[value] for value in values]), strict=True):
+    count = sum('failed' in run for run in by_value[value])
     failed = f', {count} failed' if count else ''
     means = [mean_and_error([run['mean_of_five'][split] for run in done]) for split in ('tuning', 'test')]
     pitch = mean_and_error([run['scores']['test'][records.PITCH] for run in done])
     rows.append([value, *means, pitch, f'{len(done)}{failed}', _cpu_hours(done) if done else '–'])
+  return records.markdown(rows)
+
+
+def growth_table(found: Sequence[Record]) -> str:
+  """Returns the points that ten times the clips are worth, a row for each curve of three lengths or more, as Markdown.
+
+  A least-squares line through the mean of five over log10(clips), each length by the seeds that all of them have
+  (scipy.stats.linregress, with its standard error); what stands at ten times the most clips is where
+  the line goes, and nobody has measured it.
+  """
+  of_split = [f'{split}: {what}' for split in ('tuning', 'test') for what in ('ten times', 'at ten times the most')]
+  rows = [['curve', 'clips', 'seeds', *of_split], ['---'] * 7]
+  for name, lengths in records.curves_of(found).items():
+    clips = np.array(sorted(lengths))
+    runs = records.of_common_seeds([lengths[n] for n in clips])
+    if len(clips) < 3 or not runs[0]:
+      continue
+    row = [name, f'{clips[0]:,} to {clips[-1]:,}', str(len(runs[0]))]
+    for split in ('tuning', 'test'):
+      means = [np.mean([run['mean_of_five'][split] for run in of_n]) for of_n in runs]
+      line = scipy.stats.linregress(np.log10(clips), means)
+      row += [f'{line.slope:.1f} ± {line.stderr:.1f}', f'{line.intercept + line.slope * np.log10(10 * clips[-1]):.1f}']
+    rows.append(row)
   return records.markdown(rows)
 
 

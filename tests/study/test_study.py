@@ -65,6 +65,22 @@ def test_settings_are_compared_by_the_seeds_that_all_of_them_have():
   ]
 
 
+def test_what_ten_times_the_clips_are_worth_is_a_line_through_the_common_seeds():
+  found = [
+    RECORD
+    | {
+      'values': {'samples seen': f'{n:,}, wide'},
+      'samples': n,
+      'mean_of_five': {'tuning': score, 'test': 40.0 + score / 3},
+    }
+    for n, score in ((1_000, 51.0), (10_000, 54.0), (100_000, 57.0))
+  ]
+  found.append(found[0] | {'seed': 1, 'mean_of_five': {'tuning': 70.0, 'test': 70.0}})
+  row = '| wide | 1,000 to 100,000 | 1 | 3.0 ± 0.0 | 60.0 | 1.0 ± 0.0 | 60.0 |'
+  assert report.growth_table(found).split('\n')[2:] == [row]
+  assert row in report.page_of(found)
+
+
 def test_a_run_that_failed_is_told_of_and_counts_in_no_mean():
   failed = {'cell': 'default', 'values': {'learning rate': '1e-3'}, 'seed': 2, 'failed': 'step 7 is not finite'}
   assert '| 1e-3 | 62.0 | 60.0 | 80.0 | 1, 1 failed | 1.00 |' in report.factor_table([RECORD, failed], 'learning rate')
