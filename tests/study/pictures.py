@@ -92,7 +92,7 @@ def cpu_time_figure(runs: Sequence[Record]) -> Figure:
       if points:
         panel.plot(*zip(*points, strict=True), MARKERS[i], color=COLOURS[i], markersize=4, label=label)
     panel.set(xscale='log', xlabel='CPU-seconds of training', title=f'mean of five, {split}, %')
-    panel.set_xticks((200, 400, 800, 1_600), ('200', '400', '800', '1,600'))
+    panel.set_xticks((100, 200, 400, 800, 1_600, 3_200), ('100', '200', '400', '800', '1,600', '3,200'))
     panel.minorticks_off()
   axes[0].legend()
   return figure
