@@ -14,7 +14,7 @@ What differs from the published recipes, and what it rests on (tests/study/STUDY
   dense_only                  the projector sees the dense layers alone: 0.7 less on tuning, 2.3 more on test.
   invariance 5                with 25, VICReg's, 1.1 less on tuning and 3.3 on test; with 1, 0.1 and 1.1.
 And of size, which costs time:
-  conv_channels 64            32, 64 and 128: 64.8 / 60.7, 66.8 / 62.2 and 67.7 / 62.0 in 1, 2 to 3 and 7 times of it.
+  conv_channels 64            32, 64 and 128: 64.8 / 60.7, 66.8 / 62.2 and 67.7 / 62.0 in 1, 2.7 and 7 times of it.
   steps 800                   50, 200, 800 and 1,600 of this config: 65.5 / 59.4, 67.2 / 63.6, 68.2 / 61.7, 68.3 / 63.2.
 """
 

@@ -66,7 +66,7 @@ def samples_figure(runs: Sequence[Record]) -> Figure:
     for i, (name, lengths) in enumerate(curves.items()):
       seen = sorted(lengths)
       compared = records.of_common_seeds([lengths[n] for n in seen])
-      means = [np.mean([score_of(run) for run in of_n]) if of_n else np.nan for of_n in compared]
+      means = [np.mean([score_of(run) for run in of_n]) if of_n else np.nan for of_n in compared]  # NaN draws nothing.
       panel.plot(seen, means, color=COLOURS[i % len(COLOURS)], label=name)
       for n in seen:
         scores = [score_of(run) for run in lengths[n]]

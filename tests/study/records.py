@@ -93,7 +93,7 @@ def health_of(lines: Sequence[Mapping[str, Any]], most: int = POINTS) -> list[di
 def of_common_seeds(groups: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[Mapping[str, Any]]]:
   """Returns of each group of runs those with a seed that all groups have, without the runs that failed.
 
-  A seed is worth up to two points, most of them by its initial weights, which runs of one seed and one encoder share.
+  A seed is worth some two points, most of them by its initial weights, which runs of one seed and one encoder share.
   A group all of whose runs failed takes no seed from the others.
   """
   done = [[run for run in group if 'failed' not in run] for group in groups]

@@ -39,6 +39,10 @@ NOTE = (
   'and valid (see tuning.py), by which settings are chosen. The choice of clips makes it uncertain by 0.8, and the '
   'mean of five on test by 1.3.'
 )
+GROWTH_NOTE = (
+  'Points of the mean of five, by a least-squares line over the logarithm of the clips; its error is that of the '
+  'residuals alone. What stands beyond the clips seen is where the line goes: nobody has measured it.'
+)
 
 Record = Mapping[str, Any]
 Scores = Mapping[str, Mapping[str, float]]  # 'valid', 'test' or 'tuning' -> task -> percent.
@@ -70,8 +74,8 @@ def page_of(found: Sequence[Record], picture_names: Sequence[str] = (), readouts
   for factor, count in sorted(collections.Counter(factor for factor, _ in cases).items()):
     if count > 1:  # Or there is nothing to compare yet.
       parts += [f'## {factor[0].upper()}{factor[1:]}', factor_table(found, factor)]
-  if any(len(lengths) > 2 for lengths in records.curves_of(found).values()):
-    parts += ['## What ten times the clips are worth', growth_table(found)]
+  if growth := growth_table(found):
+    parts += ['## What ten times the clips are worth', GROWTH_NOTE, growth]
   if len({record['seed'] for record in found}) > 1:
     parts += ['## Seeds', seeds_table(found)]
   for record in readouts:
@@ -132,21 +136,23 @@ def growth_table(found: Sequence[Record]) -> str:
   """Returns the points that ten times the clips are worth, a row for each curve of three lengths or more, as Markdown.
 
   A least-squares line through the mean of five over log10(clips), each length by the seeds that all of them have
-  (scipy.stats.linregress, with its standard error); what stands at ten times the most clips is where
-  the line goes, and nobody has measured it.
+  (scipy.stats.linregress, with its standard error, which is that of the residuals alone). '' if there is no such curve.
   """
-  of_split = [f'{split}: {what}' for split in ('tuning', 'test') for what in ('ten times', 'at ten times the most')]
+  curves = {name: sorted(lengths.items()) for name, lengths in records.curves_of(found).items() if len(lengths) > 2}
+  of_curves = {name: records.of_common_seeds([runs for _, runs in lengths]) for name, lengths in curves.items()}
+  of_curves = {name: of_lengths for name, of_lengths in of_curves.items() if of_lengths[0]}
+  if not of_curves:
+    return ''
+  ahead = 10 * max(curves[name][-1][0] for name in of_curves)
+  of_split = [f'{split}: {what}' for split in ('tuning', 'test') for what in ('ten times', f'line at {ahead:,}')]
   rows = [['curve', 'clips', 'seeds', *of_split], ['---'] * 7]
-  for name, lengths in records.curves_of(found).items():
-    clips = np.array(sorted(lengths))
-    runs = records.of_common_seeds([lengths[n] for n in clips])
-    if len(clips) < 3 or not runs[0]:
-      continue
-    row = [name, f'{clips[0]:,} to {clips[-1]:,}', str(len(runs[0]))]
+  for name, of_lengths in of_curves.items():
+    clips = [n for n, _ in curves[name]]
+    row = [name, f'{clips[0]:,} to {clips[-1]:,}, {len(clips)} lengths', str(len(of_lengths[0]))]
     for split in ('tuning', 'test'):
-      means = [np.mean([run['mean_of_five'][split] for run in of_n]) for of_n in runs]
+      means = [np.mean([run['mean_of_five'][split] for run in runs]) for runs in of_lengths]
       line = scipy.stats.linregress(np.log10(clips), means)
-      row += [f'{line.slope:.1f} ± {line.stderr:.1f}', f'{line.intercept + line.slope * np.log10(10 * clips[-1]):.1f}']
+      row += [f'{line.slope:.1f} ± {line.stderr:.1f}', f'{line.intercept + line.slope * np.log10(ahead):.1f}']
     rows.append(row)
   return records.markdown(rows)
 

@@ -76,9 +76,11 @@ def test_what_ten_times_the_clips_are_worth_is_a_line_through_the_common_seeds()
     for n, score in ((1_000, 51.0), (10_000, 54.0), (100_000, 57.0))
   ]
   found.append(found[0] | {'seed': 1, 'mean_of_five': {'tuning': 70.0, 'test': 70.0}})
-  row = '| wide | 1,000 to 100,000 | 1 | 3.0 ± 0.0 | 60.0 | 1.0 ± 0.0 | 60.0 |'
+  row = '| wide | 1,000 to 100,000, 3 lengths | 1 | 3.0 ± 0.0 | 60.0 | 1.0 ± 0.0 | 60.0 |'
   assert report.growth_table(found).split('\n')[2:] == [row]
   assert row in report.page_of(found)
+  no_common_seed = [found[0] | {'seed': 2}, *found[1:3]]
+  assert report.growth_table(no_common_seed) == report.growth_table(found[:2]) == ''
 
 
 def test_a_run_that_failed_is_told_of_and_counts_in_no_mean():
