@@ -136,7 +136,6 @@ CELLS = (
   _short('projector_deep', 'projector', '1,024, 1,024, 256', {'projector.hidden_layers': 2}),
   _short('64_channels', 'encoder', 'AudioNTT2020, 64 channels, width 512', {'encoder.conv_channels': 64}),
   _short('128_channels', 'encoder', 'AudioNTT2020, 128 channels, width 512', {'encoder.conv_channels': 128}),
-  _short('16_channels', 'encoder', 'AudioNTT2020, 16 channels, width 512', {'encoder.conv_channels': 16}),
   _short('width_2048', 'encoder', 'AudioNTT2020, 32 channels, width 2,048', {'encoder.width': 2_048}),
   _short(
     '2022',
@@ -184,15 +183,6 @@ CELLS = (
   # What shows after four times as many clips only.
   Cell('long', {'at 102,400 clips': 'three terms', SAMPLES: '102,400, three terms at 1e-3'}, _LONG),
   Cell('long_byol_a', {'at 102,400 clips': 'BYOL-A', SAMPLES: '102,400, BYOL-A at 1e-3'}, _LONG | _BYOL_A),
-  Cell(
-    'long_debiased',
-    {'at 102,400 clips': 'debiased covariance'},
-    _LONG | {'objective.decorrelation_term': 'debiased_covariance'},
-  ),
-  Cell('long_two_crops', {'at 102,400 clips': 'two crops'}, _LONG | {'data.crops': 2}),
-  Cell('long_rate_3e-3', {'at 102,400 clips': 'learning rate 3e-3'}, _LONG | {'optimizer.learning_rate': 3e-3}),
-  Cell('long_equalizer', {'at 102,400 clips': 'and an equalizer, 1'}, _LONG | {'augment.equalizer': 1.0}),
-  Cell('long_all_layers', {'at 102,400 clips': 'projector of all layers'}, _LONG | {'projector.dense_only': False}),
   # What collapse looks like.
   Cell('no_invariance', {WITHOUT: 'invariance'}, _WATCHED | {'objective.invariance': 0.0}),
   Cell('no_diversity', {WITHOUT: 'diversity'}, _WATCHED | {'objective.diversity': 0.0}),
