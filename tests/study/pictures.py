@@ -64,12 +64,11 @@ def samples_figure(runs: Sequence[Record]) -> Figure:
   )
   for panel, (title, score_of) in zip(axes, panels, strict=True):
     for i, (name, lengths) in enumerate(curves.items()):
-      seen = sorted(lengths)
-      compared = records.of_common_seeds([lengths[n] for n in seen])
+      compared = records.of_common_seeds(list(lengths.values()))
       means = [np.mean([score_of(run) for run in of_n]) if of_n else np.nan for of_n in compared]  # NaN draws nothing.
-      panel.plot(seen, means, color=COLOURS[i % len(COLOURS)], label=name)
-      for n in seen:
-        scores = [score_of(run) for run in lengths[n]]
+      panel.plot(list(lengths), means, color=COLOURS[i % len(COLOURS)], label=name)
+      for n, of_n in lengths.items():
+        scores = [score_of(run) for run in of_n]
         panel.plot([n] * len(scores), scores, MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], markersize=4)
     panel.set(xscale='log', xlabel='clips seen', title=title)
     panel.set_xticks(samples, [f'{n / 1_000:.3g}k' for n in samples])

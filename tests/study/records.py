@@ -103,10 +103,10 @@ def of_common_seeds(groups: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[
 
 
 def curves_of(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, list[Mapping[str, Any]]]]:
-  """Returns curve -> clips seen -> the runs; a curve's name is what `SAMPLES` has after its last comma."""
+  """Returns curve -> clips seen, the fewest first -> the runs; `SAMPLES` names a curve after its last comma."""
   curves: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
-  for run in found:
-    if SAMPLES in run['values'] and 'failed' not in run:
+  for run in sorted((run for run in found if 'failed' not in run), key=lambda run: run['samples']):
+    if SAMPLES in run['values']:
       name = run['values'][SAMPLES].rpartition(', ')[2]
       curves.setdefault(name, {}).setdefault(run['samples'], []).append(run)
   return dict(sorted(curves.items()))

@@ -138,19 +138,20 @@ def growth_table(found: Sequence[Record]) -> str:
   A least-squares line through the mean of five over log10(clips), each length by the seeds that all of them have
   (scipy.stats.linregress, with its standard error, which is that of the residuals alone). '' if there is no such curve.
   """
-  curves = {name: sorted(lengths.items()) for name, lengths in records.curves_of(found).items() if len(lengths) > 2}
-  of_curves = {name: records.of_common_seeds([runs for _, runs in lengths]) for name, lengths in curves.items()}
-  of_curves = {name: of_lengths for name, of_lengths in of_curves.items() if of_lengths[0]}
-  if not of_curves:
+  curves = {}
+  for name, lengths in records.curves_of(found).items():
+    compared = records.of_common_seeds(list(lengths.values()))
+    if len(lengths) > 2 and compared[0]:
+      curves[name] = list(lengths), compared
+  if not curves:
     return ''
-  ahead = 10 * max(curves[name][-1][0] for name in of_curves)
+  ahead = 10 * max(clips[-1] for clips, _ in curves.values())
   of_split = [f'{split}: {what}' for split in ('tuning', 'test') for what in ('ten times', f'line at {ahead:,}')]
   rows = [['curve', 'clips', 'seeds', *of_split], ['---'] * 7]
-  for name, of_lengths in of_curves.items():
-    clips = [n for n, _ in curves[name]]
-    row = [name, f'{clips[0]:,} to {clips[-1]:,}, {len(clips)} lengths', str(len(of_lengths[0]))]
+  for name, (clips, compared) in curves.items():
+    row = [name, f'{clips[0]:,} to {clips[-1]:,}, {len(clips)} lengths', str(len(compared[0]))]
     for split in ('tuning', 'test'):
-      means = [np.mean([run['mean_of_five'][split] for run in runs]) for runs in of_lengths]
+      means = [np.mean([run['mean_of_five'][split] for run in runs]) for runs in compared]
       line = scipy.stats.linregress(np.log10(clips), means)
       row += [f'{line.slope:.1f} ± {line.stderr:.1f}', f'{line.intercept + line.slope * np.log10(ahead):.1f}']
     rows.append(row)
