@@ -12,6 +12,7 @@ from typing import Any
 
 DEFAULT = 'default'  # The cell of configs/public_small.py as it is: the tables and pictures of the recipe are its.
 PEER = 'byol_a'  # The same with the peer's objective.
+REFERENCES = ('short', DEFAULT)  # What a factor's other cells are compared with, where it has one of them.
 # Factors that a picture is drawn of. A value of the first is a number and, after the last comma, a curve's name.
 SAMPLES, WITHOUT = 'samples seen', 'without a term'
 
@@ -34,7 +35,7 @@ class Cell:
   name: str
   values: Mapping[str, str]
   overrides: Mapping[str, Any]
-  seeds: tuple[int, ...] = (0,)
+  seeds: tuple[int, ...] = SEEDS
   baselines: bool = False
   devices: int = 1
 
@@ -78,7 +79,6 @@ CELLS = (
       SAMPLES: '25,600, three terms at 1e-3',
     },
     _WATCHED,
-    SEEDS,
     baselines=True,
   ),
   Cell('short_byol_a', {'objective': 'BYOL-A', SAMPLES: '25,600, BYOL-A at 1e-3'}, _SHORT | _BYOL_A),
@@ -188,8 +188,8 @@ CELLS = (
   Cell('no_diversity', {WITHOUT: 'diversity'}, _WATCHED | {'objective.diversity': 0.0}),
   Cell('no_decorrelation', {WITHOUT: 'decorrelation'}, _WATCHED | {'objective.decorrelation': 0.0}),
   # The recipe as it is, and the peer's objective in its place, with equal samples.
-  Cell(DEFAULT, {'recipe': 'three terms', SAMPLES: '102,400, the recipe'}, {}, SEEDS, baselines=True),
-  Cell(PEER, {'recipe': 'BYOL-A', SAMPLES: '102,400, the recipe with BYOL-A'}, _BYOL_A, SEEDS),
+  Cell(DEFAULT, {'recipe': 'three terms', SAMPLES: '102,400, the recipe'}, {}, baselines=True),
+  Cell(PEER, {'recipe': 'BYOL-A', SAMPLES: '102,400, the recipe with BYOL-A'}, _BYOL_A),
   # The recipe for fewer and more clips.
   *(
     Cell(f'{name}{suffix}', {SAMPLES: f'{samples}, {curve}'}, overrides | objective)

@@ -1,4 +1,4 @@
-"""The study's pictures, SVG files without a date: score against samples and CPU time, health over time, collapse."""
+"""The study's pictures, SVG files without a date: factors, score against samples and CPU time, health, collapse."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import scipy.stats
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -33,9 +34,11 @@ def draw(found: Sequence[Record], folder: Path) -> list[str]:
   without = [record for record in done if WITHOUT in record['values']]
   if len({record['cell'] for record in without}) < 2:
     without = []  # Nothing to compare yet.
+  compared = {factor: each for factor, each in records.comparisons_of(found).items() if each.reference}
   drawn = []
   with matplotlib.rc_context(_STYLE):
     for name, runs, figure_of in (
+      ('factors', compared, factors_figure),
       ('score_and_samples', of_samples, samples_figure),
       ('score_and_cpu_time', done, cpu_time_figure),
       ('health_of_the_default', of_default, health_figure),
@@ -46,6 +49,34 @@ def draw(found: Sequence[Record], folder: Path) -> list[str]:
         figure_of(runs).savefig(folder / f'{name}.svg', metadata={'Date': None})
         drawn.append(name)
   return drawn
+
+
+def factors_figure(comparisons: Mapping[str, records.Comparison]) -> Figure:
+  """Draws by how much each value of each factor is better than the factor's reference, on tuning and on test.
+
+  A mark is a mean over seeds, with its standard error; a hollow mark is a single pair of runs.
+  """
+  rows = [
+    (f'{factor}: {value}', each, value)
+    for factor, each in comparisons.items()
+    for value in each.runs
+    if value != each.reference and each.runs[value]
+  ]
+  figure = Figure((9, 1 + 0.19 * len(rows)), layout='constrained')
+  axes = figure.subplots(1, 2, sharey=True)
+  for panel, split, colour in zip(axes, ('tuning', 'test'), COLOURS, strict=False):
+    panel.axvline(0, color='black', linewidth=0.8)
+    for i, (_, each, value) in enumerate(rows):
+      differences = each.differences(value, split)
+      error = scipy.stats.sem(differences) if len(differences) > 1 else None
+      filling = colour if len(differences) > 1 else 'white'
+      panel.errorbar(np.mean(differences), i, xerr=error, fmt='o', color=colour, mfc=filling, markersize=4)
+    panel.set(title=split)
+  axes[0].set_yticks(range(len(rows)), [title for title, _, _ in rows])
+  axes[0].invert_yaxis()
+  axes[0].margins(y=0.01)
+  figure.supxlabel('mean of five: points more than that of the reference', fontsize='medium')
+  return figure
 
 
 def samples_figure(runs: Sequence[Record]) -> Figure:

@@ -1,7 +1,9 @@
 """A run of the study as one small record: what it was, what it cost, what it is worth, how healthy it was."""
 
+import collections
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 
 from selfie_jax.config import Config
 from selfie_jax.files import write_atomically
-from tests.study.cells import SAMPLES
+from tests.study.cells import REFERENCES, SAMPLES
 from tests.study.tuning import GROUPS, tuning_name
 
 FIVE = tuple(GROUPS)
@@ -100,6 +102,49 @@ def of_common_seeds(groups: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[
   seeds = [{run['seed'] for run in group} for group in done if group]
   common = set.intersection(*seeds) if seeds else set()
   return [[run for run in group if run['seed'] in common] for group in done]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """The runs of a factor's values, by the seeds that all values have.
+
+  Attributes:
+    runs: value -> its runs that did not fail; values in the order of the numbers that they begin with.
+    failed: value -> how many runs failed.
+    reference: the value of the one cell of `REFERENCES` that is among them, None where there is none or several.
+  """
+
+  runs: Mapping[str, Sequence[Mapping[str, Any]]]
+  failed: Mapping[str, int]
+  reference: str | None
+
+  def differences(self, value: str, split: str) -> list[float]:
+    """Returns by how much a value's mean of five is better than the reference's, seed by seed."""
+    of_reference = {run['seed']: run['mean_of_five'][split] for run in self.runs[self.reference]}
+    return [run['mean_of_five'][split] - of_reference[run['seed']] for run in self.runs[value]]
+
+
+def comparisons_of(found: Sequence[Mapping[str, Any]]) -> dict[str, Comparison]:
+  """Returns factor -> its comparison, by name, for each factor of which two values or more have been run."""
+  by_factor: dict[str, dict[str, list[Mapping[str, Any]]]] = collections.defaultdict(dict)
+  for run in found:
+    for factor, value in run['values'].items():
+      by_factor[factor].setdefault(value, []).append(run)
+  comparisons = {}
+  for factor, by_value in sorted(by_factor.items()):
+    values = sorted(by_value, key=_order)
+    if len(values) > 1:
+      runs = dict(zip(values, of_common_seeds([by_value[value] for value in values]), strict=True))
+      failed = {value: sum('failed' in run for run in by_value[value]) for value in values}
+      references = [value for value in values if any(run['cell'] in REFERENCES for run in by_value[value])]
+      comparisons[factor] = Comparison(runs, failed, references[0] if len(references) == 1 else None)
+  return comparisons
+
+
+def _order(value: str) -> tuple[float, str]:
+  """Sorts values by the number that they begin with, and those without one behind them."""
+  number = re.match(r'\d[\d,]*(\.\d+)?(e-?\d+)?', value)
+  return (float(number[0].replace(',', '')) if number else np.inf), value
 
 
 def curves_of(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, list[Mapping[str, Any]]]]:

@@ -9,7 +9,6 @@ factor, and the pictures. With --readme, the table of the recipe also takes its 
 """
 
 import collections
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,8 @@ NOTE = (
   'Accuracy of a logistic regression in %, mean over seeds ± standard error over seeds. "Mean of five" is of voice, '
   'mandarin_initial, instrument, drum and sound_event. "Tuning" is five-fold cross-validation over the clips of train '
   'and valid (see tuning.py), by which settings are chosen. The choice of clips makes it uncertain by 0.8, and the '
-  'mean of five on test by 1.3.'
+  'mean of five on test by 1.3. Differences are of pairs of runs of one seed, which begin from the same weights where '
+  'they have the same encoder, so that their error is smaller than that of the means.'
 )
 GROWTH_NOTE = (
   'Points of the mean of five, by a least-squares line over the logarithm of the clips; its error is that of the '
@@ -70,10 +70,8 @@ def page_of(found: Sequence[Record], picture_names: Sequence[str] = (), readouts
   """Returns all tables, and where the pictures are, as Markdown."""
   parts = ['# The study', NOTE, '## The recipe and its baselines, test', recipe_table(found)]
   parts += [f'![{name.replace("_", " ")}](pictures/{name}.svg)' for name in picture_names]
-  cases = {(factor, value) for record in found for factor, value in record['values'].items()}
-  for factor, count in sorted(collections.Counter(factor for factor, _ in cases).items()):
-    if count > 1:  # Or there is nothing to compare yet.
-      parts += [f'## {factor[0].upper()}{factor[1:]}', factor_table(found, factor)]
+  for factor, comparison in records.comparisons_of(found).items():
+    parts += [f'## {factor[0].upper()}{factor[1:]}', factor_table(factor, comparison)]
   if growth := growth_table(found):
     parts += ['## What ten times the clips are worth', GROWTH_NOTE, growth]
   if len({record['seed'] for record in found}) > 1:
@@ -114,21 +112,24 @@ def _cells(scores: Sequence[Scores], others: Sequence[str]) -> list[str]:
   return [*five, mean, *(mean_and_error([test[task] for test in tests]) for task in others), tuning]
 
 
-def factor_table(found: Sequence[Record], factor: str) -> str:
-  """Returns a row for each value of a factor, of the seeds that all values have, as Markdown."""
-  headings = ['mean of five, tuning', 'test', 'pitch, test', 'seeds', 'CPU-hours a run']
-  rows = [[factor, *headings], ['---'] * (1 + len(headings))]
-  by_value = collections.defaultdict(list)
-  for record in found:
-    if factor in record['values']:
-      by_value[record['values'][factor]].append(record)
-  values = sorted(by_value, key=_order)
-  for value, done in zip(values, records.of_common_seeds([by_value[value] for value in values]), strict=True):
-    count = sum('failed' in run for run in by_value[value])
-    failed = f', {count} failed' if count else ''
-    means = [mean_and_error([run['mean_of_five'][split] for run in done]) for split in ('tuning', 'test')]
-    pitch = mean_and_error([run['scores']['test'][records.PITCH] for run in done])
-    rows.append([value, *means, pitch, f'{len(done)}{failed}', _cpu_hours(done) if done else '–'])
+def factor_table(factor: str, comparison: records.Comparison) -> str:
+  """Returns a row for each value of a factor, with the differences to the reference if there is one, as Markdown."""
+  reference = comparison.reference
+  splits = {'tuning': 'mean of five, tuning', 'test': 'test'}
+  headings = [factor]
+  for heading in splits.values():
+    headings += [heading, f'difference to {reference}'] if reference else [heading]
+  headings += ['pitch, test', 'seeds', 'CPU-hours a run']
+  rows = [headings, ['---'] * len(headings)]
+  for value, runs in comparison.runs.items():
+    row = [value]
+    for split in splits:
+      row.append(mean_and_error([run['mean_of_five'][split] for run in runs]))
+      if reference:
+        row.append('' if value == reference else mean_and_error(comparison.differences(value, split), '+.1f'))
+    failed = f', {comparison.failed[value]} failed' if comparison.failed[value] else ''
+    pitch = mean_and_error([run['scores']['test'][records.PITCH] for run in runs])
+    rows.append([*row, pitch, f'{len(runs)}{failed}', _cpu_hours(runs) if runs else '–'])
   return records.markdown(rows)
 
 
@@ -191,18 +192,12 @@ def readout_table(record: Record) -> str:
   return records.markdown(rows)
 
 
-def _order(value: str) -> tuple[float, str]:
-  """Sorts values by the number that they begin with, and those without one behind them."""
-  number = re.match(r'\d[\d,]*(\.\d+)?(e-?\d+)?', value)
-  return (float(number[0].replace(',', '')) if number else np.inf), value
-
-
-def mean_and_error(values: Sequence[float]) -> str:
+def mean_and_error(values: Sequence[float], form: str = '.1f') -> str:
   """Returns the mean, and from two values on its standard error: '61.3 ± 0.4'; a dash of none."""
   if not values:
     return '–'
   error = f' ± {np.std(values, ddof=1) / len(values) ** 0.5:.1f}' if len(values) > 1 else ''
-  return f'{np.mean(values):.1f}{error}'
+  return f'{np.mean(values):{form}}{error}'
 
 
 def replaced(text: str, table: str) -> str:

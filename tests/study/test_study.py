@@ -29,6 +29,10 @@ RECORD = {
 }
 
 
+def _factor_table(found, factor):
+  return report.factor_table(factor, records.comparisons_of(found)[factor])
+
+
 def _second_run():
   record = copy.deepcopy(RECORD) | {'seed': 1, 'mean_of_five': {'tuning': 64.0, 'test': 61.0}}
   record['scores']['test']['pitch'] = 84.0
@@ -46,23 +50,34 @@ def test_a_report_is_drawn_again_from_the_records_alone_to_the_byte(tmp_path):
     report.main(['--results', str(tmp_path / 'results')])
     drawn.append({path.name: path.read_bytes() for path in tmp_path.rglob('*') if path.suffix in ('.md', '.svg')})
   assert drawn[0] == drawn[1]
-  pictures = {'score_and_samples.svg', 'score_and_cpu_time.svg', 'health_of_the_default.svg'}
+  pictures = {f'{name}.svg' for name in ('score_and_samples', 'score_and_cpu_time', 'health_of_the_default', 'factors')}
   assert set(drawn[0]) == {'STUDY.md', *pictures}
   page = drawn[0]['STUDY.md'].decode()
-  assert '| 1e-3 | 63.0 ± 1.0 | 60.5 ± 0.5 | 82.0 ± 2.0 | 2 | 1.00 |' in page
+  assert '| 1e-3 | 63.0 ± 1.0 |  | 60.5 ± 0.5 |  | 82.0 ± 2.0 | 2 | 1.00 |' in page
   assert '| the same encoder, untrained | 60.0 ± 0.0 |' in page
   assert '| default recipe, 102,400 clips, 1.00 CPU-hours | 60.0 ± 0.0 |' in page
 
 
 def test_settings_are_compared_by_the_seeds_that_all_of_them_have():
   fast = RECORD | {'cell': 'fast', 'values': {'learning rate': '3e-3'}}
-  table = report.factor_table([RECORD, _second_run(), fast], 'learning rate')
-  assert '| 1e-3 | 62.0 | 60.0 | 80.0 | 1 | 1.00 |' in table  # Not 63.0, to which the second seed adds.
-  assert '| 3e-3 | 62.0 | 60.0 | 80.0 | 1 | 1.00 |' in table
+  table = _factor_table([RECORD, _second_run(), fast], 'learning rate')
+  assert '| 1e-3 | 62.0 |  | 60.0 |  | 80.0 | 1 | 1.00 |' in table  # Not 63.0, to which the second seed adds.
+  assert '| 3e-3 | 62.0 | +0.0 | 60.0 | +0.0 | 80.0 | 1 | 1.00 |' in table
   assert report.seeds_table([RECORD, _second_run(), fast]).split('\n')[2:] == [
     '| `default` | 0 | 60.0 | 60.0 | 60.0 | 60.0 | 80.0 | 80.0 |',
     '| `default` | 1 | 60.0 | 60.0 | 60.0 | 60.0 | 84.0 | 84.0 |',
   ]
+
+
+def test_a_setting_is_compared_with_the_reference_seed_by_seed():
+  fast = {'cell': 'fast', 'values': {'learning rate': '3e-3'}}
+  better = [RECORD | fast | {'mean_of_five': {'tuning': 61.0, 'test': 62.0}}]
+  better.append(_second_run() | fast | {'mean_of_five': {'tuning': 63.0, 'test': 65.0}})
+  rows = _factor_table([RECORD, _second_run(), *better], 'learning rate').split('\n')
+  assert rows[0].startswith('| learning rate | mean of five, tuning | difference to 1e-3 | test | difference to 1e-3 |')
+  assert rows[3].startswith('| 3e-3 | 62.0 ± 1.0 | -1.0 ± 0.0 | 63.5 ± 1.5 | +3.0 ± 1.0 |')
+  no_reference = [run | {'cell': 'other'} for run in (RECORD, _second_run())]
+  assert 'difference' not in _factor_table([*no_reference, *better], 'learning rate')
 
 
 def test_what_ten_times_the_clips_are_worth_is_a_line_through_the_common_seeds():
@@ -85,13 +100,15 @@ def test_what_ten_times_the_clips_are_worth_is_a_line_through_the_common_seeds()
 
 def test_a_run_that_failed_is_told_of_and_counts_in_no_mean():
   failed = {'cell': 'default', 'values': {'learning rate': '1e-3'}, 'seed': 2, 'failed': 'step 7 is not finite'}
-  assert '| 1e-3 | 62.0 | 60.0 | 80.0 | 1, 1 failed | 1.00 |' in report.factor_table([RECORD, failed], 'learning rate')
+  fast = RECORD | {'cell': 'fast', 'values': {'learning rate': '3e-3'}}
+  table = _factor_table([RECORD, failed, fast], 'learning rate')
+  assert '| 1e-3 | 62.0 |  | 60.0 |  | 80.0 | 1, 1 failed | 1.00 |' in table
   assert '- default, seed 2: step 7 is not finite' in report.page_of([RECORD, failed])
 
 
 def test_values_of_a_factor_are_in_the_order_of_their_numbers():
   found = [RECORD | {'values': {'batch size': value}} for value in ('1,024, slow', 'none', '64', '128')]
-  rows = report.factor_table(found, 'batch size').split('\n')[2:]
+  rows = _factor_table(found, 'batch size').split('\n')[2:]
   assert [row.split(' | ')[0] for row in rows] == ['| 64', '| 128', '| 1,024, slow', '| none']
 
 
