@@ -1,6 +1,6 @@
 """The study's cells: what is run, as a table.
 
-A cell is configs/public_small.py with some settings overridden, and it is run with each of its seeds. It stands in the
+A cell is configs/public_small.py with some settings overridden, and it is run with each of `SEEDS`. It stands in the
 table of every factor that `values` names, under the value given there, so that one run can be the reference of several
 tables. A record tells which settings its run had: when configs/public_small.py moves on, `python -m tests.study.run`
 names the cells whose records it no longer describes, and what to add to their overrides.
@@ -16,7 +16,7 @@ REFERENCES = ('short', DEFAULT)  # What a factor's other cells are compared with
 # Factors that a picture is drawn of. A value of the first is a number and, after the last comma, a curve's name.
 SAMPLES, WITHOUT = 'samples seen', 'without a term'
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2)  # Of every cell.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,6 @@ class Cell:
     name: of its records and runs, part of their paths.
     values: factor -> the value that the cell is a case of.
     overrides: config key -> value, over configs/public_small.py.
-    seeds: of the runs.
     baselines: evaluate the majority class, log-mel statistics and the encoder untrained, too.
     devices: of JAX, which share the batch, on the one core that every run has.
   """
@@ -35,7 +34,6 @@ class Cell:
   name: str
   values: Mapping[str, str]
   overrides: Mapping[str, Any]
-  seeds: tuple[int, ...] = SEEDS
   baselines: bool = False
   devices: int = 1
 

@@ -106,10 +106,11 @@ def of_common_seeds(groups: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """The runs of a factor's values, by the seeds that all values have.
+  """The runs of a factor's values.
 
   Attributes:
-    runs: value -> its runs that did not fail; values in the order of the numbers that they begin with.
+    runs: value -> its runs that did not fail, of the seeds that the reference has too; without a reference, of those
+      that all values have. In the order of the numbers that the values begin with.
     failed: value -> how many runs failed.
     reference: the value of the one cell of `REFERENCES` that is among them, None where there is none or several.
   """
@@ -134,10 +135,14 @@ def comparisons_of(found: Sequence[Mapping[str, Any]]) -> dict[str, Comparison]:
   for factor, by_value in sorted(by_factor.items()):
     values = sorted(by_value, key=_order)
     if len(values) > 1:
-      runs = dict(zip(values, of_common_seeds([by_value[value] for value in values]), strict=True))
-      failed = {value: sum('failed' in run for run in by_value[value]) for value in values}
       references = [value for value in values if any(run['cell'] in REFERENCES for run in by_value[value])]
-      comparisons[factor] = Comparison(runs, failed, references[0] if len(references) == 1 else None)
+      reference = references[0] if len(references) == 1 else None
+      if reference:
+        runs = {value: of_common_seeds([by_value[value], by_value[reference]])[0] for value in values}
+      else:
+        runs = dict(zip(values, of_common_seeds([by_value[value] for value in values]), strict=True))
+      failed = {value: sum('failed' in run for run in by_value[value]) for value in values}
+      comparisons[factor] = Comparison(runs, failed, reference)
   return comparisons
 
 

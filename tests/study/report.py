@@ -37,7 +37,8 @@ NOTE = (
   'mandarin_initial, instrument, drum and sound_event. "Tuning" is five-fold cross-validation over the clips of train '
   'and valid (see tuning.py), by which settings are chosen. The choice of clips makes it uncertain by 0.8, and the '
   'mean of five on test by 1.3. Differences are of pairs of runs of one seed, which begin from the same weights where '
-  'they have the same encoder, so that their error is smaller than that of the means.'
+  'they have the same encoder: their error is smaller than that of the means, and rows with fewer seeds than the '
+  'reference are to be judged by them alone.'
 )
 GROWTH_NOTE = (
   'Points of the mean of five, by a least-squares line over the logarithm of the clips; its error is that of the '
@@ -118,7 +119,7 @@ def factor_table(factor: str, comparison: records.Comparison) -> str:
   splits = {'tuning': 'mean of five, tuning', 'test': 'test'}
   headings = [factor]
   for heading in splits.values():
-    headings += [heading, f'difference to {reference}'] if reference else [heading]
+    headings += [heading, 'difference'] if reference else [heading]
   headings += ['pitch, test', 'seeds', 'CPU-hours a run']
   rows = [headings, ['---'] * len(headings)]
   for value, runs in comparison.runs.items():
@@ -126,7 +127,8 @@ def factor_table(factor: str, comparison: records.Comparison) -> str:
     for split in splits:
       row.append(mean_and_error([run['mean_of_five'][split] for run in runs]))
       if reference:
-        row.append('' if value == reference else mean_and_error(comparison.differences(value, split), '+.1f'))
+        differences = mean_and_error(comparison.differences(value, split), '+.1f')
+        row.append('reference' if value == reference else differences)
     failed = f', {comparison.failed[value]} failed' if comparison.failed[value] else ''
     pitch = mean_and_error([run['scores']['test'][records.PITCH] for run in runs])
     rows.append([*row, pitch, f'{len(runs)}{failed}', _cpu_hours(runs) if runs else '–'])

@@ -1,4 +1,4 @@
-"""Runs the study's cells: trains each with each of its seeds, evaluates it, and keeps a small record of it.
+"""Runs the study's cells: trains each with every seed, evaluates it, and keeps a small record of it.
 
   python -m tests.study.run --data DIR --records DIR --output DIR [--only CELL ...] [--processes 2] [--results DIR]
 
@@ -15,7 +15,6 @@ runs with their logs. What the cells are: cells.py; what a record holds:
 import concurrent.futures
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
 import queue
@@ -32,7 +31,7 @@ from selfie_jax.training.monitoring.lines import parse_lines
 from tests.benchmarks.machine import machine, versions
 from tests.processes import ROOT
 from tests.study import records
-from tests.study.cells import CELLS, Cell
+from tests.study.cells import CELLS, SEEDS, Cell
 from tests.study.commands import CommandFailedError, Commands, StoppedError
 from tests.study.tuning import GROUPS, tuning_name, write_tuning_tasks
 
@@ -44,7 +43,7 @@ TASKS = (*records.FIVE, records.PITCH)
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """A cell with one of its seeds."""
+  """A cell with one of the seeds."""
 
   cell: Cell
   seed: int
@@ -139,8 +138,7 @@ def to_do(cells: Sequence[Cell], places: Places) -> list[Job]:
 
   Where a run's place in the tables has changed, its record is told; where its settings have, the user is.
   """
-  by_seed = itertools.zip_longest(*([Job(cell, seed) for seed in cell.seeds] for cell in cells))
-  jobs = [job for of_seed in by_seed for job in of_seed if job]
+  jobs = [Job(cell, seed) for seed in SEEDS for cell in cells]
   for job in jobs:
     if not places.record(job).exists():
       continue

@@ -53,19 +53,21 @@ def test_a_report_is_drawn_again_from_the_records_alone_to_the_byte(tmp_path):
   pictures = {f'{name}.svg' for name in ('score_and_samples', 'score_and_cpu_time', 'health_of_the_default', 'factors')}
   assert set(drawn[0]) == {'STUDY.md', *pictures}
   page = drawn[0]['STUDY.md'].decode()
-  assert '| 1e-3 | 63.0 ± 1.0 |  | 60.5 ± 0.5 |  | 82.0 ± 2.0 | 2 | 1.00 |' in page
+  assert '| 1e-3 | 63.0 ± 1.0 | reference | 60.5 ± 0.5 | reference | 82.0 ± 2.0 | 2 | 1.00 |' in page
   assert '| the same encoder, untrained | 60.0 ± 0.0 |' in page
   assert '| default recipe, 102,400 clips, 1.00 CPU-hours | 60.0 ± 0.0 |' in page
 
 
 def test_settings_are_compared_by_the_seeds_that_all_of_them_have():
-  fast = RECORD | {'cell': 'fast', 'values': {'learning rate': '3e-3'}}
-  table = _factor_table([RECORD, _second_run(), fast], 'learning rate')
-  assert '| 1e-3 | 62.0 |  | 60.0 |  | 80.0 | 1 | 1.00 |' in table  # Not 63.0, to which the second seed adds.
-  assert '| 3e-3 | 62.0 | +0.0 | 60.0 | +0.0 | 80.0 | 1 | 1.00 |' in table
-  assert report.seeds_table([RECORD, _second_run(), fast]).split('\n')[2:] == [
-    '| `default` | 0 | 60.0 | 60.0 | 60.0 | 60.0 | 80.0 | 80.0 |',
-    '| `default` | 1 | 60.0 | 60.0 | 60.0 | 60.0 | 84.0 | 84.0 |',
+  cells = (('a', '1e-3'), ('b', '3e-3'))
+  slow, fast = (RECORD | {'cell': cell, 'values': {'learning rate': value}} for cell, value in cells)
+  second = _second_run() | {'cell': 'a', 'values': slow['values']}
+  table = _factor_table([slow, second, fast], 'learning rate')
+  assert '| 1e-3 | 62.0 | 60.0 | 80.0 | 1 | 1.00 |' in table  # Not 63.0, to which the second seed adds.
+  assert '| 3e-3 | 62.0 | 60.0 | 80.0 | 1 | 1.00 |' in table
+  assert report.seeds_table([slow, second, fast]).split('\n')[2:] == [
+    '| `a` | 0 | 60.0 | 60.0 | 60.0 | 60.0 | 80.0 | 80.0 |',
+    '| `a` | 1 | 60.0 | 60.0 | 60.0 | 60.0 | 84.0 | 84.0 |',
   ]
 
 
@@ -73,11 +75,12 @@ def test_a_setting_is_compared_with_the_reference_seed_by_seed():
   fast = {'cell': 'fast', 'values': {'learning rate': '3e-3'}}
   better = [RECORD | fast | {'mean_of_five': {'tuning': 61.0, 'test': 62.0}}]
   better.append(_second_run() | fast | {'mean_of_five': {'tuning': 63.0, 'test': 65.0}})
-  rows = _factor_table([RECORD, _second_run(), *better], 'learning rate').split('\n')
-  assert rows[0].startswith('| learning rate | mean of five, tuning | difference to 1e-3 | test | difference to 1e-3 |')
-  assert rows[3].startswith('| 3e-3 | 62.0 ± 1.0 | -1.0 ± 0.0 | 63.5 ± 1.5 | +3.0 ± 1.0 |')
-  no_reference = [run | {'cell': 'other'} for run in (RECORD, _second_run())]
-  assert 'difference' not in _factor_table([*no_reference, *better], 'learning rate')
+  once = RECORD | {'cell': 'slow', 'values': {'learning rate': '1e-4'}, 'mean_of_five': {'tuning': 60.5, 'test': 61.5}}
+  rows = _factor_table([RECORD, _second_run(), *better, once], 'learning rate').split('\n')
+  assert rows[0].startswith('| learning rate | mean of five, tuning | difference | test | difference | pitch, test |')
+  assert rows[2].startswith('| 1e-4 | 60.5 | -1.5 | 61.5 | +1.5 |')  # Beside the reference's first seed alone.
+  assert rows[3].startswith('| 1e-3 | 63.0 ± 1.0 | reference | 60.5 ± 0.5 | reference |')
+  assert rows[4].startswith('| 3e-3 | 62.0 ± 1.0 | -1.0 ± 0.0 | 63.5 ± 1.5 | +3.0 ± 1.0 |')
 
 
 def test_what_ten_times_the_clips_are_worth_is_a_line_through_the_common_seeds():
@@ -102,7 +105,7 @@ def test_a_run_that_failed_is_told_of_and_counts_in_no_mean():
   failed = {'cell': 'default', 'values': {'learning rate': '1e-3'}, 'seed': 2, 'failed': 'step 7 is not finite'}
   fast = RECORD | {'cell': 'fast', 'values': {'learning rate': '3e-3'}}
   table = _factor_table([RECORD, failed, fast], 'learning rate')
-  assert '| 1e-3 | 62.0 |  | 60.0 |  | 80.0 | 1, 1 failed | 1.00 |' in table
+  assert '| 1e-3 | 62.0 | reference | 60.0 | reference | 80.0 | 1, 1 failed | 1.00 |' in table
   assert '- default, seed 2: step 7 is not finite' in report.page_of([RECORD, failed])
 
 
@@ -133,7 +136,8 @@ def test_runs_with_a_record_are_done_and_the_first_seeds_come_first(tmp_path):
   job = Job(default, 0)
   record = {'settings': records.settings_of(job.config()), 'values': {'learning rate': 'as it was'}}
   records.write(record, places.record(job))
-  assert [job.name for job in to_do([short, default], places)] == ['short_byol_a.0', 'default.1', 'default.2']
+  to_run = ['short_byol_a.0', 'short_byol_a.1', 'default.1', 'short_byol_a.2', 'default.2']
+  assert [job.name for job in to_do([short, default], places)] == to_run
   assert records.read_all(tmp_path)[0]['values'] == dict(default.values)  # Its place in the tables follows the cell.
 
 
