@@ -12,7 +12,7 @@ import numpy as np
 
 from selfie_jax.config import Config
 from selfie_jax.files import write_atomically
-from tests.study.cells import REFERENCES, SAMPLES
+from tests.study.cells import DEFAULT, PEER, REFERENCES, SAMPLES
 from tests.study.tuning import GROUPS, tuning_name
 
 FIVE = tuple(GROUPS)
@@ -160,6 +160,34 @@ def curves_of(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, list[Ma
       name = run['values'][SAMPLES].rpartition(', ')[2]
       curves.setdefault(name, {}).setdefault(run['samples'], []).append(run)
   return dict(sorted(curves.items()))
+
+
+def pairs_with_peer(found: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+  """Returns (ours, the peer's) for all runs of one seed that differ as the recipe and its peer do, and in nothing else.
+
+  The fewest clips come first, then cell by cell, seed by seed.
+  """
+  done = sorted(
+    (run for run in found if 'failed' not in run), key=lambda run: (run['samples'], run['cell'], run['seed'])
+  )
+  of_cell = {run['cell']: run['settings'] for run in done}
+  if not {DEFAULT, PEER} <= of_cell.keys():
+    return []
+  ours, peers = of_cell[DEFAULT], of_cell[PEER]
+  objective = {key for key in ours.keys() | peers.keys() if ours.get(key) != peers.get(key)}
+
+  def parted(settings: Mapping[str, Any], of_objective: bool) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if (key in objective) == of_objective}
+
+  return [
+    (run, peer)
+    for run in done
+    if parted(run['settings'], True) == parted(ours, True)
+    for peer in done
+    if parted(peer['settings'], True) == parted(peers, True)
+    and parted(peer['settings'], False) == parted(run['settings'], False)
+    and (peer['seed'], peer['samples']) == (run['seed'], run['samples'])
+  ]
 
 
 def write(record: Mapping[str, Any], path: Path) -> None:

@@ -40,6 +40,10 @@ NOTE = (
   'they have the same encoder: their error is smaller than that of the means, and rows with fewer seeds than the '
   'reference are to be judged by them alone.'
 )
+PEER_NOTE = (
+  'What three terms have more than the peer, by pairs of runs of one seed that differ in nothing but the objective. '
+  'The last row takes the pairs as independent, which those of one seed, and all tasks, are not quite.'
+)
 GROWTH_NOTE = (
   'Points of the mean of five, by a least-squares line over the logarithm of the clips; its error is that of the '
   'residuals alone. What stands beyond the clips seen is where the line goes: nobody has measured it.'
@@ -73,6 +77,8 @@ def page_of(found: Sequence[Record], picture_names: Sequence[str] = (), readouts
   parts += [f'![{name.replace("_", " ")}](pictures/{name}.svg)' for name in picture_names]
   for factor, comparison in records.comparisons_of(found).items():
     parts += [f'## {factor[0].upper()}{factor[1:]}', factor_table(factor, comparison)]
+  if peers := peer_table(found):
+    parts += ["## Three terms beside BYOL-A's objective", PEER_NOTE, peers]
   if growth := growth_table(found):
     parts += ['## What ten times the clips are worth', GROWTH_NOTE, growth]
   if len({record['seed'] for record in found}) > 1:
@@ -133,6 +139,38 @@ def factor_table(factor: str, comparison: records.Comparison) -> str:
     pitch = mean_and_error([run['scores']['test'][records.PITCH] for run in runs])
     rows.append([*row, pitch, f'{len(runs)}{failed}', _cpu_hours(runs) if runs else '–'])
   return records.markdown(rows)
+
+
+def peer_table(found: Sequence[Record]) -> str:
+  """Returns what three terms have more than the peer's objective, all else equal, a row a cell, as Markdown.
+
+  The last row is of all pairs, with the number of those in which three terms are ahead. '' if there are no pairs.
+  """
+  pairs = records.pairs_with_peer(found)
+  if not pairs:
+    return ''
+  of_cells = collections.defaultdict(list)
+  for run, peer in pairs:
+    of_cells[f'`{run["cell"]}` and `{peer["cell"]}`'].append((run, peer))
+  headings = ['cells', 'clips', 'seeds', 'mean of five, tuning', 'test', 'pitch, test', 'ratio of CPU time']
+  rows = [headings, ['---'] * len(headings)]
+  for cells, of_seeds in of_cells.items():
+    rows.append([cells, f'{of_seeds[0][0]["samples"]:,}', str(len(of_seeds)), *_peer_cells(of_seeds)])
+  ahead = {split: sum(difference > 0 for difference in _ahead_by(pairs, split)) for split in ('tuning', 'test')}
+  title = f'all; ahead in {ahead["tuning"]} on tuning, {ahead["test"]} on test'
+  rows.append([title, '', str(len(pairs)), *_peer_cells(pairs)])
+  return records.markdown(rows)
+
+
+def _ahead_by(pairs: Sequence[tuple[Record, Record]], split: str) -> list[float]:
+  return [run['mean_of_five'][split] - peer['mean_of_five'][split] for run, peer in pairs]
+
+
+def _peer_cells(pairs: Sequence[tuple[Record, Record]]) -> list[str]:
+  five = [mean_and_error(_ahead_by(pairs, split), '+.1f') for split in ('tuning', 'test')]
+  pitch = [run['scores']['test'][records.PITCH] - peer['scores']['test'][records.PITCH] for run, peer in pairs]
+  time = np.mean([run['cpu_seconds'] / peer['cpu_seconds'] for run, peer in pairs])
+  return [*five, mean_and_error(pitch, '+.1f'), f'{time:.2f}']
 
 
 def growth_table(found: Sequence[Record]) -> str:

@@ -83,6 +83,21 @@ def test_a_setting_is_compared_with_the_reference_seed_by_seed():
   assert rows[4].startswith('| 3e-3 | 62.0 ± 1.0 | -1.0 ± 0.0 | 63.5 ± 1.5 | +3.0 ± 1.0 |')
 
 
+def test_the_peer_is_compared_with_runs_that_differ_in_nothing_but_the_objective():
+  peer = {'cell': 'byol_a', 'settings': {'objective.preset': 'byol_a'}, 'cpu_seconds': 7_200.0}
+  worse = RECORD | peer | {'mean_of_five': {'tuning': 63.0, 'test': 58.0}}
+  fast = RECORD | {'cell': 'fast', 'settings': {'rate': 3e-3}, 'mean_of_five': {'tuning': 64.0, 'test': 61.0}}
+  fast_peer = worse | {'cell': 'fast_byol_a', 'settings': worse['settings'] | {'rate': 3e-3}}
+  without_a_pair = [_second_run(), RECORD | {'cell': 'other', 'settings': {'rate': 1e-2}}]
+  rows = report.peer_table([RECORD, worse, fast, fast_peer, *without_a_pair]).split('\n')[2:]
+  assert rows == [
+    '| `default` and `byol_a` | 102,400 | 1 | -1.0 | +2.0 | +0.0 | 0.50 |',
+    '| `fast` and `fast_byol_a` | 102,400 | 1 | +1.0 | +3.0 | +0.0 | 0.50 |',
+    '| all; ahead in 1 on tuning, 2 on test |  | 2 | +0.0 ± 1.0 | +2.5 ± 0.5 | +0.0 ± 0.0 | 0.50 |',
+  ]
+  assert report.peer_table([RECORD, fast]) == ''
+
+
 def test_what_ten_times_the_clips_are_worth_is_a_line_through_the_common_seeds():
   found = [
     RECORD
