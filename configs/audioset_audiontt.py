@@ -12,14 +12,13 @@ are our choices, untested: a batch for many chips (BYOL-A: 256), about 100 passe
 of one hidden layer to 1,024 dimensions (where the ablations of Audio Barlow Twins level off).
 
 Carried over from the study of a small encoder (tests/study/STUDY.md: AudioNTT2020 with 32 channels, 25,600 clips of
-0.95 s in batches of 128 by Adam; single runs, where seeds differ by up to 2 points; accuracy "tuning / test"), and
-never run at this scale:
-  concat_blocks 2   the last dense layer alone has 61.5 / 52.8 ("valid / test") and pitch 83.8; with the last block's
-                    convolutions 65.5 / 56.3, 84.8; two blocks' 69.6 / 59.5, 85.5; all three's 69.8 / 59.7, 87.3.
-  invariance 5      64.8 / 60.7; with the 25 of VICReg 63.7 / 57.4.
-  resize_frequency  the published 0.6-1.5 stays: 65.1 / 60.8; 0.8-1.25 64.8 / 60.7; none 63.2 / 59.1.
+0.95 s in batches of 128 by Adam; "tuning / test"; differences of pairs of three seeds), and never run at this scale:
+  concat_blocks 2   of seed 1, the last dense layer alone has 61.5 / 52.8 ("valid / test") and pitch 83.8; with the last
+                    block's convolutions 65.5 / 56.3, 84.8; two blocks' 69.6 / 59.5, 85.5; all three's 69.8 / 59.7, 87.3.
+  invariance 5      with the 25 of VICReg, -1.1 +- 0.1 / -2.0 +- 0.7.
+  resize_frequency  the published 0.6-1.5 stays: beside 0.8-1.25, +0.2 +- 0.1 / -0.3 +- 0.3; none, -1.7 / -1.8.
 Not carried over: the learning rate, which belongs to a batch and an optimizer; projector.dense_only, which those runs
-had (without it 65.5 / 58.4); and their projector to 256 dimensions (to 1,024: 64.4 / 59.7).
+had (without it -0.3 +- 0.5 / -1.7 +- 0.4); and their projector to 256 dimensions (to 1,024: -0.4 / -1.1, seed 0 alone).
 """
 
 import ml_collections

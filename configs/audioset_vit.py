@@ -12,8 +12,8 @@ Not run:   it has been compiled for TPUs, and trained on none. Its run time and 
 A crop of 6.07 s makes 608 frames, 38 patches and nothing left over: 152 tokens. Learning rate, weight decay and batch
 are those that MoCo v3 (arXiv 2104.02057) trains a ViT-Base on images with; the warm-up is a tenth of the run.
 Augmentation is BYOL-A v2's. None of it has been tuned on audio here. The one thing carried over from the study of a
-small encoder, which is no transformer (tests/study/STUDY.md; single runs of 25,600 clips, accuracy "tuning / test"), is
-an invariance weight of 5: 64.8 / 60.7; with the 25 of VICReg 63.7 / 57.4. It was never run at this scale.
+small encoder, which is no transformer (tests/study/STUDY.md: 25,600 clips, "tuning / test", pairs of three seeds), is
+an invariance weight of 5: the 25 of VICReg has -1.1 +- 0.1 / -2.0 +- 0.7. It was never run at this scale.
 """
 
 import ml_collections

@@ -133,7 +133,7 @@ def factor_table(factor: str, comparison: records.Comparison) -> str:
     for split in splits:
       row.append(mean_and_error([run['mean_of_five'][split] for run in runs]))
       if reference:
-        differences = mean_and_error(comparison.differences(value, split), '+.1f')
+        differences = mean_and_error(comparison.differences(value, split), '+z.1f')
         row.append('reference' if value == reference else differences)
     failed = f', {comparison.failed[value]} failed' if comparison.failed[value] else ''
     pitch = mean_and_error([run['scores']['test'][records.PITCH] for run in runs])
@@ -167,10 +167,10 @@ def _ahead_by(pairs: Sequence[tuple[Record, Record]], split: str) -> list[float]
 
 
 def _peer_cells(pairs: Sequence[tuple[Record, Record]]) -> list[str]:
-  five = [mean_and_error(_ahead_by(pairs, split), '+.1f') for split in ('tuning', 'test')]
+  five = [mean_and_error(_ahead_by(pairs, split), '+z.1f') for split in ('tuning', 'test')]
   pitch = [run['scores']['test'][records.PITCH] - peer['scores']['test'][records.PITCH] for run, peer in pairs]
   time = np.mean([run['cpu_seconds'] / peer['cpu_seconds'] for run, peer in pairs])
-  return [*five, mean_and_error(pitch, '+.1f'), f'{time:.2f}']
+  return [*five, mean_and_error(pitch, '+z.1f'), f'{time:.2f}']
 
 
 def growth_table(found: Sequence[Record]) -> str:
