@@ -14,7 +14,7 @@ of one hidden layer to 1,024 dimensions (where the ablations of Audio Barlow Twi
 Carried over from the study of a small encoder (tests/study/STUDY.md: AudioNTT2020 with 32 channels, 25,600 clips of
 0.95 s in batches of 128 by Adam; "tuning / test"; differences of pairs of three seeds), and never run at this scale:
   concat_blocks 2   of seed 1, the last dense layer alone has 61.5 / 52.8 ("valid / test") and pitch 83.8; with the last
-                    block's convolutions 65.5 / 56.3, 84.8; two blocks' 69.6 / 59.5, 85.5; all three's 69.8 / 59.7, 87.3.
+                    block's convolutions 65.5 / 56.3, 84.8; two blocks' 69.6 / 59.5, 85.5; all three 69.8 / 59.7, 87.3.
   invariance 5      with the 25 of VICReg, -1.1 +- 0.1 / -2.0 +- 0.7.
   resize_frequency  the published 0.6-1.5 stays: beside 0.8-1.25, +0.2 +- 0.1 / -0.3 +- 0.3; none, -1.7 / -1.8.
 Not carried over: the learning rate, which belongs to a batch and an optimizer; projector.dense_only, which those runs

@@ -1,6 +1,7 @@
 """Runs the study's cells: trains each with every seed, evaluates it, and keeps a small record of it.
 
-  python -m tests.study.run --data DIR --records DIR --output DIR [--only CELL ...] [--processes 2] [--results DIR]
+  python -m tests.study.run --data DIR --records DIR --output DIR [--results DIR] [--only CELL ...] [--seeds 0 1 2]
+                            [--processes 2]
 
 A run is one process on one core, by the project's own commands: CPU-seconds are those of `selfie_jax.train` from its
 start to its end, imports and compiling included. What has a record is done: to run it again, delete the record and the
@@ -8,8 +9,8 @@ run in OUTPUT. A study that was stopped, or killed, goes on where it was, its ru
 that fails gets a record with its last line, and the others go on.
 
 DATA has the public tasks' folders, RECORDS what `selfie_jax.prepare` made of the clips to pre-train on. OUTPUT gets the
-runs with their logs. What the cells are: cells.py; what a record holds:
-`facts_of` and `outcome_of`.
+runs with their logs. What the cells are: cells.py; what a record holds: `facts_of`
+and `outcome_of`.
 """
 
 import concurrent.futures
@@ -105,6 +106,7 @@ def main(arguments: Sequence[str]) -> int:
   parser.add_argument('--output', type=Path, required=True, help='where the runs go')
   parser.add_argument('--results', type=Path, default=RESULTS, help='where the records go')
   parser.add_argument('--only', nargs='+', metavar='CELL', help='these cells alone')
+  parser.add_argument('--seeds', nargs='+', type=int, choices=SEEDS, default=SEEDS, help='these seeds alone')
   parser.add_argument('--processes', type=int, default=2, help='runs at a time, each on a core of its own')
   asked = parser.parse_args(arguments)
   places = Places(*(path.absolute() for path in (asked.data, asked.records, asked.output, asked.results)))
@@ -115,7 +117,7 @@ def main(arguments: Sequence[str]) -> int:
       raise UserError(f'{places.data / task} has no metadata.csv: --data is where the folders of the public tasks are')
   places.output.mkdir(parents=True, exist_ok=True)
   write_tuning_tasks(places.data, places.tuning)
-  jobs = to_do(choose(CELLS, asked.only), places)
+  jobs = to_do(choose(CELLS, asked.only), asked.seeds, places)
   console.print(f'{len(jobs)} runs to do')
   commands = Commands()
   for number in (signal.SIGINT, signal.SIGTERM):
@@ -133,12 +135,12 @@ def choose(cells: Sequence[Cell], only: Sequence[str] | None) -> list[Cell]:
   return [cell for cell in cells if only is None or cell.name in only]
 
 
-def to_do(cells: Sequence[Cell], places: Places) -> list[Job]:
+def to_do(cells: Sequence[Cell], seeds: Sequence[int], places: Places) -> list[Job]:
   """Returns the runs without a record: the first seed of every cell, then the second ....
 
   Where a run's place in the tables has changed, its record is told; where its settings have, the user is.
   """
-  jobs = [Job(cell, seed) for seed in SEEDS for cell in cells]
+  jobs = [Job(cell, seed) for seed in seeds for cell in cells]
   for job in jobs:
     if not places.record(job).exists():
       continue

@@ -9,7 +9,7 @@ import pytest
 from selfie_jax.config import Config
 from selfie_jax.errors import UserError
 from tests.study import readout, records, report
-from tests.study.cells import CELLS
+from tests.study.cells import CELLS, SEEDS
 from tests.study.commands import CommandFailedError, Commands, StoppedError
 from tests.study.run import Job, Places, choose, stale, to_do
 from tests.study.tuning import GROUPS, write_tuning_tasks
@@ -152,7 +152,7 @@ def test_runs_with_a_record_are_done_and_the_first_seeds_come_first(tmp_path):
   record = {'settings': records.settings_of(job.config()), 'values': {'learning rate': 'as it was'}}
   records.write(record, places.record(job))
   to_run = ['short_byol_a.0', 'short_byol_a.1', 'default.1', 'short_byol_a.2', 'default.2']
-  assert [job.name for job in to_do([short, default], places)] == to_run
+  assert [job.name for job in to_do([short, default], SEEDS, places)] == to_run
   assert records.read_all(tmp_path)[0]['values'] == dict(default.values)  # Its place in the tables follows the cell.
 
 
