@@ -140,7 +140,7 @@ def to_do(cells: Sequence[Cell], seeds: Sequence[int], places: Places) -> list[J
 
   Where a run's place in the tables has changed, its record is told; where its settings have, the user is.
   """
-  jobs = [Job(cell, seed) for seed in seeds for cell in cells]
+  jobs = [Job(cell, seed) for seed in SEEDS if seed in seeds for cell in cells]
   for job in jobs:
     if not places.record(job).exists():
       continue
