@@ -135,13 +135,14 @@ def comparisons_of(found: Sequence[Mapping[str, Any]]) -> dict[str, Comparison]:
   for factor, by_value in sorted(by_factor.items()):
     values = sorted(by_value, key=_order)
     if len(values) > 1:
-      references = [value for value in values if any(run['cell'] in REFERENCES for run in by_value[value])]
+      done = {value: [run for run in by_value[value] if 'failed' not in run] for value in values}
+      references = [value for value in values if any(run['cell'] in REFERENCES for run in done[value])]
       reference = references[0] if len(references) == 1 else None
       if reference:
         runs = {value: of_common_seeds([by_value[value], by_value[reference]])[0] for value in values}
       else:
         runs = dict(zip(values, of_common_seeds([by_value[value] for value in values]), strict=True))
-      failed = {value: sum('failed' in run for run in by_value[value]) for value in values}
+      failed = {value: len(by_value[value]) - len(done[value]) for value in values}
       comparisons[factor] = Comparison(runs, failed, reference)
   return comparisons
 

@@ -9,7 +9,7 @@ factor, and the pictures. With --readme, the table of the recipe also takes its 
 """
 
 import collections
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ NOTE = (
   'and valid (see tuning.py), by which settings are chosen. The choice of clips makes it uncertain by 0.8, and the '
   'mean of five on test by 1.3. Differences are of pairs of runs of one seed, which begin from the same weights where '
   'they have the same encoder: their error is smaller than that of the means, and rows with fewer seeds than the '
-  'reference are to be judged by them alone.'
+  'reference are to be judged by the differences alone, as their means are of fewer seeds.'
 )
 PEER_NOTE = (
   'What three terms have more than the peer, by pairs of runs of one seed that differ in nothing but the objective. '
@@ -81,8 +81,8 @@ def page_of(found: Sequence[Record], picture_names: Sequence[str] = (), readouts
     parts += ["## Three terms beside BYOL-A's objective", PEER_NOTE, peers]
   if growth := growth_table(found):
     parts += ['## What ten times the clips are worth', GROWTH_NOTE, growth]
-  if len({record['seed'] for record in found}) > 1:
-    parts += ['## Seeds', seeds_table(found)]
+  if any(UNTRAINED in record.get('baselines', {}) for record in found):
+    parts += ['## Seeds, beside their encoders untrained', seeds_table(found)]
   for record in readouts:
     parts += [f'## Layers and pooling of the run {record["run"]}', readout_table(record)]
   if failed := [record for record in found if 'failed' in record]:
@@ -200,22 +200,16 @@ def growth_table(found: Sequence[Record]) -> str:
 
 
 def seeds_table(found: Sequence[Record]) -> str:
-  """Returns a row for each run of the cells that have several, beside its encoder untrained, as Markdown."""
+  """Returns a row for each run whose encoder has been evaluated untrained, too, with both scores, as Markdown."""
   headings = ['cell', 'seed', 'mean of five, tuning', 'untrained', 'test', 'untrained', 'pitch, test', 'untrained']
   rows = [headings, ['---'] * len(headings)]
-  done = [record for record in found if 'failed' not in record]
-  counts = collections.Counter(run['cell'] for run in done)
-  for run in sorted(done, key=lambda run: (run['cell'], run['seed'])):
-    if counts[run['cell']] > 1:
-      both = run['scores'], run.get('baselines', {}).get(UNTRAINED)
-      five = [_score(scores, split, records.mean_of_five) for split in ('tuning', 'test') for scores in both]
-      pitch = [_score(scores, 'test', lambda test: test[records.PITCH]) for scores in both]
-      rows.append([f'`{run["cell"]}`', str(run['seed']), *five, *pitch])
+  runs = [record for record in found if UNTRAINED in record.get('baselines', {})]
+  for run in sorted(runs, key=lambda run: (run['cell'], run['seed'])):
+    both = run['scores'], run['baselines'][UNTRAINED]
+    five = [f'{records.mean_of_five(scores[split]):.1f}' for split in ('tuning', 'test') for scores in both]
+    pitch = [f'{scores["test"][records.PITCH]:.1f}' for scores in both]
+    rows.append([f'`{run["cell"]}`', str(run['seed']), *five, *pitch])
   return records.markdown(rows)
-
-
-def _score(scores: Scores | None, split: str, score_of: Callable[[Mapping[str, float]], float]) -> str:
-  return f'{score_of(scores[split]):.1f}' if scores else '–'
 
 
 def _cpu_hours(runs: Sequence[Record]) -> str:

@@ -61,6 +61,7 @@ def test_a_report_is_drawn_again_from_the_records_alone_to_the_byte(tmp_path):
 def test_settings_are_compared_by_the_seeds_that_all_of_them_have():
   cells = (('a', '1e-3'), ('b', '3e-3'))
   slow, fast = (RECORD | {'cell': cell, 'values': {'learning rate': value}} for cell, value in cells)
+  del fast['baselines']
   second = _second_run() | {'cell': 'a', 'values': slow['values']}
   table = _factor_table([slow, second, fast], 'learning rate')
   assert '| 1e-3 | 62.0 | 60.0 | 80.0 | 1 | 1.00 |' in table  # Not 63.0, to which the second seed adds.
@@ -119,6 +120,7 @@ def test_what_ten_times_the_clips_are_worth_is_a_line_through_the_common_seeds()
 def test_a_run_that_failed_is_told_of_and_counts_in_no_mean():
   failed = {'cell': 'default', 'values': {'learning rate': '1e-3'}, 'seed': 2, 'failed': 'step 7 is not finite'}
   fast = RECORD | {'cell': 'fast', 'values': {'learning rate': '3e-3'}}
+  assert 'difference' not in _factor_table([failed, fast], 'learning rate')  # To a reference without a run.
   table = _factor_table([RECORD, failed, fast], 'learning rate')
   assert '| 1e-3 | 62.0 | reference | 60.0 | reference | 80.0 | 1, 1 failed | 1.00 |' in table
   assert '- default, seed 2: step 7 is not finite' in report.page_of([RECORD, failed])
