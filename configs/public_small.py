@@ -17,7 +17,7 @@ clips with 32 channels at a rate of 1e-3, "tuning / test", pairs of three seeds 
 And of size, which costs time (accuracies of seed 0 alone, where a point or two says little):
   conv_channels 64            32, 64 and 128: 64.8 / 60.7, 66.8 / 62.2 and 67.7 / 62.0 in 1, 2.5 and 8 times of it.
   steps 800                   50, 200, 800 and 1,600 of this config: 65.5 / 59.4, 67.2 / 63.6, 68.2 / 61.7, 68.3 / 63.2.
-                              Chosen by tuning alone, which is what tuning is for.
+                              Chosen by tuning alone: on test, 200 steps of seed 0 are ahead.
 """
 
 import ml_collections

@@ -112,7 +112,7 @@ class Comparison:
     runs: value -> its runs that did not fail, of the seeds that the reference has too; without a reference, of those
       that all values have. In the order of the numbers that the values begin with.
     failed: value -> how many runs failed.
-    reference: the value of the one cell of `REFERENCES` that is among them, None where there is none or several.
+    reference: the value of the one cell of `REFERENCES` that has a run among them, None where none or several have.
   """
 
   runs: Mapping[str, Sequence[Mapping[str, Any]]]

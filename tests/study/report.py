@@ -230,7 +230,7 @@ def mean_and_error(values: Sequence[float], form: str = '.1f') -> str:
   """Returns the mean, and from two values on its standard error: '61.3 ± 0.4'; a dash of none."""
   if not values:
     return '–'
-  error = f' ± {np.std(values, ddof=1) / len(values) ** 0.5:.1f}' if len(values) > 1 else ''
+  error = f' ± {scipy.stats.sem(values):.1f}' if len(values) > 1 else ''
   return f'{np.mean(values):{form}}{error}'
 
 

@@ -9,8 +9,7 @@ run in OUTPUT. A study that was stopped, or killed, goes on where it was, its ru
 that fails gets a record with its last line, and the others go on.
 
 DATA has the public tasks' folders, RECORDS what `selfie_jax.prepare` made of the clips to pre-train on. OUTPUT gets the
-runs with their logs. cells.py says what the cells are, `facts_of` and
-`outcome_of` what a record holds.
+runs with their logs. cells.py says what the cells are, `facts_of` and `outcome_of` what a record holds.
 """
 
 import concurrent.futures
