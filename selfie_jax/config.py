@@ -8,6 +8,7 @@ starts.
 import ast
 import dataclasses
 import importlib.util
+import traceback
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -136,7 +137,7 @@ class Objective:
 
 
 # The SELFIE paper's own terms and coefficients are not known to us: `selfie` has the statistics of our design and the
-# weights of VICReg. The last preset's weights are ours.
+# weights of VICReg. Those of `uniformity_covariance` are ours.
 PRESETS = {
   'selfie': {},
   'vicreg': {'variance_statistics': 'global'},
@@ -313,7 +314,7 @@ def load(path: str | Path, overrides: Sequence[str], cls: type[_T]) -> _T:
   file's dataset.
 
   Raises:
-    UserError: no such file, no `get_config` in it, an unknown key, a value of another type.
+    UserError: no such file, an error in it, no `get_config` in it, an unknown key, a value of another type.
   """
   path = Path(path)
   if not path.is_file():
@@ -322,10 +323,17 @@ def load(path: str | Path, overrides: Sequence[str], cls: type[_T]) -> _T:
   if spec is None or spec.loader is None:
     raise UserError(f'{path} is not a Python file')
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  if not hasattr(module, 'get_config'):
-    raise UserError(f'{path} has no function get_config()')
-  values: dict[str, Any] = ml_collections.ConfigDict(module.get_config()).to_dict()
+  try:
+    spec.loader.exec_module(module)
+    if not hasattr(module, 'get_config'):
+      raise UserError(f'{path} has no function get_config()')
+    values: dict[str, Any] = ml_collections.ConfigDict(module.get_config()).to_dict()
+  except UserError:
+    raise
+  except Exception as error:  # Whatever a user's own code raises.
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = f' (line {lines[-1]})' if lines else ''
+    raise UserError(f'{path} cannot be used{line}: {type(error).__name__}: {error}') from error
   if any(override.startswith('--config.objective.preset=') for override in overrides):
     values.pop('objective', None)  # Or the preset would be mixed with what the file says of another one.
   if any(override.startswith('--config.data.mixture=') for override in overrides) and isinstance(

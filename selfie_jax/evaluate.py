@@ -6,7 +6,8 @@ something to compare with, it asks the same of the majority class, of log-mel st
 
 With --watch it evaluates every checkpoint that has not been, the oldest first, waits for those to come, and ends when
 the run's last step is done. All of a run's checkpoints are watched with one config: where another one's results are, it
-ends. It may be stopped, or killed, at any moment: started again, it goes on where it was, since embeddings are kept.
+ends. It may be stopped, or killed, at any moment: started again, it encodes nothing twice, since embeddings are kept;
+what had been read out of them is read out again.
 
 With --distributed it is one of several processes that a launcher has started (see `training/processes/detection.py`):
 all of them compute embeddings, with all devices they have, and the first one does the rest. Without it a job is alone,

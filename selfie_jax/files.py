@@ -171,7 +171,12 @@ def list_files(folder: PathLike) -> dict[str, FileState]:
   if not is_remote(folder):
     try:
       with os.scandir(folder) as entries:
-        return {entry.name: state_of(entry.stat()) for entry in entries if entry.is_file()}
+        files = {}
+        for entry in entries:
+          with contextlib.suppress(FileNotFoundError):  # Renamed or deleted since.
+            if entry.is_file():
+              files[entry.name] = state_of(entry.stat())
+        return files
     except FileNotFoundError:
       return {}
   try:

@@ -62,7 +62,7 @@ def _parser() -> ArgumentParser:
   )
 
   job = _add_build_job(jobs, 'folder', workers_option, 512, 'a folder of audio files, or a CSV, becomes a dataset')
-  job.add_argument('--input', required=True, help='a folder, a tar, or a CSV with a column file_name')
+  job.add_argument('--input', required=True, help='a folder, a tar, or a CSV (columns file_name, label, split)')
   job.set_defaults(list_clips=_list_folder)
 
   # 10 s are 320 kB: shards of some 200 MB, a size that object stores are fast with.

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from selfie_jax import command_line, validation
 from selfie_jax import config as config_lib
-from selfie_jax.config import Config, Evaluation
+from selfie_jax.config import Config, Evaluation, Task
 from selfie_jax.errors import UserError
+from selfie_jax.evaluation.tasks.folder import find_tasks
 from selfie_jax.from_mapping import from_mapping
 from tests.processes import ROOT
 
@@ -152,6 +153,26 @@ def test_a_missing_or_odd_config_file_is_named(tmp_path):
   (tmp_path / 'empty.py').write_text('x = 1\n')
   with pytest.raises(UserError, match='no function get_config'):
     config_lib.load(tmp_path / 'empty.py', [], Config)
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('def get_config(:\n', 'SyntaxError'),
+    ('x = 1\ndef get_config():\n  return y\n', r'\(line 3\): NameError: .*y'),
+    ('import a_package_that_is_not_there\n', r'\(line 1\): ModuleNotFoundError'),
+  ],
+)
+def test_a_mistake_in_a_config_file_is_one_clear_line(tmp_path, text, message):
+  (tmp_path / 'x.py').write_text(text)
+  with pytest.raises(UserError, match=f'x.py cannot be used.*{message}'):
+    config_lib.load(tmp_path / 'x.py', [], Config)
+
+
+def test_the_config_of_the_public_tasks_evaluates_any_others():
+  mine = Task('mine', '/there')
+  overrides = ["--config.tasks=[{'name': 'mine', 'path': '/there'}]"]
+  assert find_tasks(config_lib.load(ROOT / 'configs/eval/public.py', overrides, Evaluation)) == (mine,)
 
 
 def test_every_shipped_config_is_valid():

@@ -4,7 +4,7 @@
     --tpu tpu-v5-lite-podslice --topology 16x16 --slices 2 --spot --service_account selfie \
     -- --config configs/audioset_vit.py --config.data.path=gs://BUCKET/audioset | kubectl apply -f -
   python launch/gke/jobset.py evaluate --name run1 --image IMAGE --workdir gs://BUCKET/run1 \
-    -- --config configs/eval/audioset.py | kubectl apply -f -
+    -- --config configs/eval/nine_tasks.py | kubectl apply -f -
 
 It needs a cluster with JobSet (0.6 or newer) and node pools of the right kind; `xpk cluster create` makes both, and
 these manifests run there. (`xpk workload create` writes a JobSet of its own, which knows nothing of our exit codes.)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding
 
 from selfie_jax.config import LogMel
+
+_Samples = TypeVar('_Samples', int, jax.Array)
 
 _INT16_SCALE = 1 / 32_768
 _PIECE = 16  # Frames of a piece, on CPUs.
@@ -25,6 +28,11 @@ def mel_filterbank(config: LogMel) -> np.ndarray:
     sr=config.sample_rate, n_fft=config.n_fft, n_mels=config.n_mels, fmin=config.f_min, fmax=config.f_max
   )
   return np.ascontiguousarray(filters.T)
+
+
+def num_frames(samples: _Samples, config: LogMel) -> _Samples:
+  """Returns how many frames the spectrogram of so many samples has: a number, or an array of integers."""
+  return 1 + samples // config.hop_length
 
 
 def log_mel(audio: jax.Array, config: LogMel, *, portable: bool = False) -> jax.Array:
@@ -80,7 +88,7 @@ def windowed_dft(n_fft: int) -> np.ndarray:
 
 def _mel_by_matmul(audio: jax.Array, config: LogMel) -> jax.Array:
   """Mel power spectrogram (batch, n_mels, frames) of audio (batch, samples)."""
-  count = 1 + audio.shape[1] // config.hop_length
+  count = num_frames(audio.shape[1], config)
   frames = _frames(_hops(audio, config.n_fft, config.hop_length, count), config.n_fft)
   product = jnp.matmul(frames, windowed_dft(config.n_fft), precision=jax.lax.Precision.HIGHEST)
   real, imaginary = jnp.split(product, 2, axis=-1)

@@ -22,7 +22,7 @@ import fsspec
 
 from selfie_jax.data import audio_files
 from selfie_jax.data.audio_files import Found
-from selfie_jax.data.clip import Clip, Listing, fingerprint, split_rank
+from selfie_jax.data.clip import SPLIT, Clip, Listing, fingerprint, split_rank
 from selfie_jax.data.table import read_table, require
 from selfie_jax.errors import UserError
 from selfie_jax.files import PathLike, as_path
@@ -31,7 +31,6 @@ _COLUMNS = ['ytid', 'start_seconds', 'end_seconds']
 _ID = re.compile(r'[A-Za-z0-9_-]+')
 _SECONDS = re.compile(r'[0-9]{1,7}(?:\.[0-9]*)?')  # A limit on the digits, for a number that is far off is a mistake.
 _TIME = re.compile(r'[0-9]{1,10}(?:\.[0-9]+)?')  # In a file's name, where it may be milliseconds.
-_SPLIT = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
 # Of several files for one segment, that with the ending that comes first is taken: lossless ones before the others.
 _ENDINGS = ('.wav', '.flac', '.wv', '.aiff', '.aif', '.m4a', '.opus', '.webm', '.ogg', '.mp3')
 
@@ -139,7 +138,7 @@ def split_of(path: PathLike) -> str:
     UserError: the name cannot be that of a split.
   """
   split = os.path.basename(path).removesuffix('.csv').removesuffix('_segments')
-  if not _SPLIT.fullmatch(split):
+  if not SPLIT.fullmatch(split):
     raise UserError(f'{path} would make a split named {split!r}: rename it, with letters, digits and _ alone')
   return split
 

@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import rich.markup
 import rich.table
 
 from selfie_jax.data.clip import AudioFile, Clip
@@ -170,7 +171,7 @@ class Summary:
 
     def add_row(title: str, values: Sequence[float], form: str, names: Sequence[str] = ()) -> None:
       totals = values if len(splits) == 1 else (*values, sum(values))
-      table.add_row(title, *(format(value, form) for value in totals), '\n'.join(names))
+      table.add_row(title, *(format(value, form) for value in totals), rich.markup.escape('\n'.join(names)))
 
     counts = list(self.counts.values())
     add_row('asked for', [count['clips'] for count in counts], ',')

@@ -3,7 +3,10 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
+
+SPLIT = re.compile(r'[A-Za-z][A-Za-z0-9_]*')  # What can be the name of one.
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

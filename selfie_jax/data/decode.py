@@ -36,6 +36,7 @@ _CHUNKS = {
 }
 # What goes through a pipe is written before its size is known: FFmpeg writes the largest number, SoX about half of it.
 _STREAMED = 0x7FFFF000
+_HEADER = 44  # Bytes, of a WAV.
 # Where each sample is stored by itself, or each block of them (FLAC), a seek gives the samples that reading up to there
 # gives. Codecs that carry over something from block to block do not: Opus and Vorbis are other samples after a seek.
 _SEEKABLE = ('PCM_', 'FLOAT', 'DOUBLE', 'ULAW', 'ALAW')
@@ -164,8 +165,8 @@ def _check_whole(stream: BinaryIO) -> None:
     name, announced = struct.unpack(_CHUNKS[container, form], head)
     if name in (b'data', b'SSND'):
       found = size - stream.tell()
-      # Programs forget the byte that fills an odd number up, and some count it.
-      if found + 1 < announced < _STREAMED:
+      # Programs forget the byte that fills an odd number up, some count it, and some count the header.
+      if found + _HEADER < announced < _STREAMED:
         raise _ReadError(f'breaks off after {found:,} of the {announced:,} bytes of sound that its header announces')
       break
     stream.seek(announced + announced % 2, os.SEEK_CUR)
@@ -185,7 +186,7 @@ def _is_mp3(stream: BinaryIO) -> bool:
 
 def _blocks_of(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
   """Yields the mean of the channels, (frames,) float32, from the current position on."""
-  position = file.tell()
+  position = file.tell() if file.seekable() else 0  # GSM and G.72x are not.
   while len(block := file.read(_BLOCK_FRAMES, dtype='float32', always_2d=True)):
     position += len(block)
     yield block.mean(axis=1)

@@ -6,10 +6,12 @@ import stat
 from pathlib import Path
 
 from selfie_jax.data import audio_files
-from selfie_jax.data.clip import AudioFile, Clip, Listing, fingerprint
+from selfie_jax.data.clip import SPLIT, AudioFile, Clip, Listing, fingerprint
 from selfie_jax.data.table import read_table, require
 from selfie_jax.errors import UserError
 from selfie_jax.files import PathLike, is_remote
+
+_TARS = ('.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz', '.tar.zst')  # Compressed ones are refused, by name.
 
 
 def list_folder(path: PathLike) -> Listing:
@@ -17,22 +19,22 @@ def list_folder(path: PathLike) -> Listing:
 
   Args:
     path: a folder or an uncompressed tar, local, gs:// or s3://: all audio files in it and below, but not hidden ones.
-      Or a CSV: the files of its column `file_name`, relative to the CSV; a column `label`, if there is one, is their
-      label.
+      Or a CSV: the files of its column `file_name`, relative to the CSV; columns `label` and `split`, if there are, say
+      their label and their split. Where nothing says it, that is train.
 
   Returns:
-    The clips, sorted by name (with forward slashes, relative to the input); those of a CSV that are not there have no
-    sound. The classes are the labels, sorted.
+    The clips, sorted by split and name (with forward slashes, relative to the input); those of a CSV that are not there
+    have no sound. The classes are the labels, sorted.
 
   Raises:
-    UserError: there is no such input, it names no files, or one twice.
+    UserError: there is no such input, it names no files, or one twice, or a split that cannot be one's name.
   """
   path = os.fspath(path)
   if not is_remote(path):
     path = os.path.abspath(path)  # Workers may start elsewhere.
     if not os.path.exists(path):
       raise UserError(f'no input at {path}: neither a folder nor a CSV')
-  is_csv = os.path.isfile(path) and not path.lower().endswith('.tar')
+  is_csv = os.path.isfile(path) and not path.lower().endswith(_TARS)
   listing = _list_csv(Path(path)) if is_csv else _list_files(path)
   if not listing.clips:
     raise UserError(f'no audio files in {path}')
@@ -58,15 +60,17 @@ def _list_files(path: str) -> Listing:
 def _list_csv(path: Path) -> Listing:
   rows = read_table(path)
   require(rows, ('file_name',), path)
-  labels: dict[str, str] = {}
-  for row in rows:
-    if row['file_name'] in labels:
-      raise UserError(f'{path} lists {row["file_name"]} twice')
-    labels[row['file_name']] = row.get('label', '')
-  classes = tuple(sorted(set(labels.values()) - {''}))
+  counts = collections.Counter(row['file_name'] for row in rows)
+  if (twice := counts.most_common(1)[0])[1] > 1:
+    raise UserError(f'{path} lists {twice[0]} twice')
+  classes = tuple(sorted({row.get('label', '') for row in rows} - {''}))
   numbers = {name: number for number, name in enumerate(classes)}
   clips, versions = [], []
-  for name, label in sorted(labels.items()):
+  for split, name, label in sorted(
+    (row.get('split') or 'train', row['file_name'], row.get('label', '')) for row in rows
+  ):
+    if not SPLIT.fullmatch(split):
+      raise UserError(f'{path} has the split {split!r} of {name}: rename it, with letters, digits and _ alone')
     file = str(path.parent / name)
     try:
       facts = os.stat(file)
@@ -76,7 +80,7 @@ def _list_csv(path: Path) -> Listing:
       sound, version = None, None
     else:
       sound, version = AudioFile(file, facts.st_size), facts.st_mtime_ns
-    clips.append(Clip(name, sound, labels=(numbers[label],) if label else ()))
+    clips.append(Clip(name, sound, split, (numbers[label],) if label else ()))
     versions.append(version)
   return Listing('folder', clips, fingerprint(clips, versions, classes), classes=classes)
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from selfie_jax.audio.log_mel import num_frames
 from selfie_jax.audio.waveforms import Waveforms, are_listed, as_clips
 from selfie_jax.config import Config, LogMel
 from selfie_jax.embedding.embeddings import ClipLengths, check_length, embed_clips, represent
@@ -151,11 +152,11 @@ class AudioEncoder:
   def _activations(self, clips: Sequence[np.ndarray], layers: Sequence[_Stage], shift: int) -> list[list[np.ndarray]]:
     """Encodes clips from the spectrum `shift` on; returns, for each clip, its own (frames, width) of each layer."""
     run, config, crop = self._run, self.config.log_mel, self.config.crop_samples
-    min_frames = _num_frames(crop, config)
+    min_frames = num_frames(crop, config)
     lengths = ClipLengths(min_frames, None)
     groups: dict[int, list[int]] = {}  # Rows of the clips that are padded to one length.
     for row, clip in enumerate(clips):
-      groups.setdefault(lengths.padded(_num_frames(len(clip), config)), []).append(row)
+      groups.setdefault(lengths.padded(num_frames(len(clip), config)), []).append(row)
 
     def encode(x: jax.Array, frames: jax.Array) -> jax.Array:
       frames = jnp.maximum(frames, min_frames) - shift
@@ -167,7 +168,7 @@ class AudioEncoder:
       spectra = min(padded, run.encoder.max_frames or padded)
       sizes = [spectra // layer.stride * layer.width for layer in layers]
       for row, values in zip(rows, encoded, strict=True):
-        own = _num_frames(len(clips[row]), config) - shift
+        own = num_frames(len(clips[row]), config) - shift
         for layer, flat in zip(layers, np.split(values, np.cumsum(sizes)[:-1]), strict=True):
           # The very first frame is there even of a clip that is shorter.
           count = max(own // layer.stride, int(shift == 0))
@@ -228,10 +229,6 @@ def _encode(
   x = (x - mean) / std
   layers = encoder.layers(x, valid=frames) if all_layers else [encoder(x, train=False, valid=frames)]
   return jnp.concatenate([layer.reshape(len(x), -1) for layer in layers], axis=1)
-
-
-def _num_frames(samples: int, config: LogMel) -> int:
-  return 1 + samples // config.hop_length
 
 
 def _interleaved(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -10,9 +10,11 @@ import numpy as np
 
 from selfie_jax.data.decode import DecodeError, decode
 from selfie_jax.data.workers import cpu_count
+from selfie_jax.errors import UserError
 from selfie_jax.files import PathLike, as_path, is_remote
 
 _AHEAD_PER_THREAD = 8
+_NAMED = 3  # Of the files that cannot be read.
 
 
 def decode_clips(
@@ -65,10 +67,26 @@ class Units:
   padded: bool = False  # Shorter ones are zero-padded at their end to a unit.
 
   def decode(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields the clips of these rows, in their order; raises as `decode_clips` does."""
-    places = None if self.places is None else [float(self.places[row]) for row in rows]
-    for clip in decode_clips([self.files[row] for row in rows], self.sample_rate, self.samples, places):
-      yield np.pad(clip, (0, self.samples - len(clip))) if self.padded else clip
+    """Yields the clips of these rows, in their order.
+
+    Raises:
+      UserError: some cannot be read. It is told of all of them at once, and so after the last row.
+    """
+    done, broken = 0, []
+    while done < len(rows):
+      left = rows[done:]
+      places = None if self.places is None else [float(self.places[row]) for row in left]
+      try:
+        for clip in decode_clips([self.files[row] for row in left], self.sample_rate, self.samples, places):
+          done += 1
+          if not broken:
+            yield np.pad(clip, (0, self.samples - len(clip))) if self.padded else clip
+      except DecodeError as error:
+        done += 1
+        broken.append(str(error))
+    if broken:
+      listing = '; '.join(broken[:_NAMED]) + ('; ...' if len(broken) > _NAMED else '')
+      raise UserError(f'{listing}. Take {len(broken)} of {len(rows)} clips out of the metadata.csv, or mend them')
 
 
 def _decode(file: PathLike, sample_rate: int) -> np.ndarray:

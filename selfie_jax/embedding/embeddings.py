@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from selfie_jax.audio.log_mel import log_mel
+from selfie_jax.audio.log_mel import log_mel, num_frames
 from selfie_jax.config import LogMel
 from selfie_jax.errors import UserError
 from selfie_jax.training.state import Encoder
@@ -76,8 +76,8 @@ def represent(
   """
   representations = list(representations)
   by_row = NamedSharding(_local_mesh(), PartitionSpec('data'))
-  longest = None if max_samples is None else _num_frames(max_samples, config)
-  lengths = ClipLengths(_num_frames(min_samples, config), longest)
+  longest = None if max_samples is None else num_frames(max_samples, config)
+  lengths = ClipLengths(num_frames(min_samples, config), longest)
   vectors: list[dict[int, np.ndarray]] = [{} for _ in representations]
   for batch in _batches(clips, lengths, config):
     spectrograms = _log_mel(jax.device_put(batch.audio, by_row), config)
@@ -97,7 +97,7 @@ def encoder_representation(
   """
   graphdef, state = nnx.split(encoder)
   state = jax.device_put(state, NamedSharding(_local_mesh(), PartitionSpec()))
-  min_frames = _num_frames(min_samples, config)
+  min_frames = num_frames(min_samples, config)
   return lambda x, frames: _encode(graphdef, state, x, jnp.maximum(frames, min_frames), mean, std)
 
 
@@ -178,7 +178,7 @@ def check_length(encoder: Encoder, samples: int, config: LogMel, what: str) -> N
   Raises:
     UserError: it was trained with learned positions, on crops that are shorter.
   """
-  if encoder.max_frames is not None and _num_frames(samples, config) > encoder.max_frames:
+  if encoder.max_frames is not None and num_frames(samples, config) > encoder.max_frames:
     seconds, longest = samples / config.sample_rate, (encoder.max_frames * config.hop_length - 1) / config.sample_rate
     raise UserError(
       f'{what} is {seconds:.2f} s long, and the encoder has learned positions for {longest:.2f} s: '
@@ -190,15 +190,11 @@ def _local_mesh() -> Mesh:
   return Mesh(np.array(jax.local_devices()), ('data',), axis_types=(AxisType.Auto,))
 
 
-def _num_frames(samples: int, config: LogMel) -> int:
-  return 1 + samples // config.hop_length
-
-
 def _batches(clips: Iterable[np.ndarray], lengths: ClipLengths, config: LogMel) -> Iterator[_Batch]:
   """Yields clips of one padded length together, as soon as there are enough to fill a batch."""
   waiting: dict[int, list[tuple[int, np.ndarray]]] = {}
   for row, clip in enumerate(clips):
-    length = lengths.padded(_num_frames(len(clip), config))
+    length = lengths.padded(num_frames(len(clip), config))
     group = waiting.setdefault(length, [])
     group.append((row, clip))
     if len(group) == _batch_size(length):
@@ -221,5 +217,5 @@ def _batch(group: list[tuple[int, np.ndarray]], length: int, config: LogMel) -> 
   frames = np.ones(size, np.int32)
   for i, (_, clip) in enumerate(group):
     audio[i, : len(clip)] = clip
-    frames[i] = _num_frames(len(clip), config)
+    frames[i] = num_frames(len(clip), config)
   return _Batch([row for row, _ in group], audio, frames)

@@ -51,7 +51,7 @@ def measure(embeddings: Sequence[np.ndarray], views: Views | None = None) -> dic
     embeddings: (n, d) of each task; together they are thinned out evenly to at most 4,096.
     views: two of (m, d), of the same crops row for row, m at least 2.
   """
-  x = pool(embeddings)
+  x = pool(embeddings).astype(np.float64)
   values = health.singular_values(x)
   std = x.std(axis=0)
   matrix = health.correlation(x)
@@ -81,14 +81,14 @@ def measure(embeddings: Sequence[np.ndarray], views: Views | None = None) -> dic
 
 
 def pool(embeddings: Sequence[np.ndarray], most: int = MOST_EMBEDDINGS) -> np.ndarray:
-  """Returns the rows of all tasks' embeddings as float64, or `most` of them: evenly spaced, so each task has its share.
+  """Returns the rows of all tasks' embeddings, or `most` of them: evenly spaced, so each task has its share.
 
   Args:
     embeddings: (n, d) of each task.
     most: rows.
   """
   x = np.concatenate(embeddings)
-  return x[_evenly(len(x), most)].astype(np.float64)
+  return x[_evenly(len(x), most)]
 
 
 def _evenly(count: int, most: int) -> np.ndarray:

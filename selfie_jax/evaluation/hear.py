@@ -1,6 +1,6 @@
 """The HEAR 2021 API (https://hearbenchmark.com/hear-api.html): an encoder, for whatever evaluates PyTorch models.
 
-  pip install torch hearvalidator
+  pip install torch; pip install --no-deps hearvalidator==2021.0.2
   hear-validator selfie_jax.evaluation.hear --model PATH
 
 The encoder runs in JAX: no gradient comes back to PyTorch, and moving the model to a device moves nothing. PyTorch is

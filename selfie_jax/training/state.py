@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 
 from selfie_jax import config as config_lib
+from selfie_jax.audio.log_mel import num_frames
 from selfie_jax.config import Config
 from selfie_jax.models.audiontt import AudioNTT
 from selfie_jax.models.projector import Projector
@@ -72,7 +73,7 @@ class Model(nnx.Module):
 
   def __init__(self, config: Config, *, rngs: nnx.Rngs) -> None:
     dtype = jnp.dtype(config.compute_dtype)
-    frames = 1 + config.crop_samples // config.log_mel.hop_length
+    frames = num_frames(config.crop_samples, config.log_mel)
     options = {'rngs': rngs, 'dtype': dtype, 'remat': config.remat}
     if isinstance(config.encoder, config_lib.ViT):
       self.encoder = ViT(config.encoder, config.log_mel.n_mels, frames, **options)

@@ -141,6 +141,22 @@ def test_a_wav_or_aiff_that_breaks_off_is_not_taken_for_a_shorter_one(tmp_path, 
         decode(source)
 
 
+def test_a_wav_that_counts_its_header_as_sound_is_read(tmp_path):
+  samples = voice_int16(SECONDS, seed=0)
+  soundfile.write(tmp_path / 'x.wav', samples, RATE)
+  content = bytearray((tmp_path / 'x.wav').read_bytes())
+  content[40:44] = struct.pack('<I', len(content))
+  (tmp_path / 'x.wav').write_bytes(content)
+  np.testing.assert_array_equal(decode(tmp_path / 'x.wav'), samples)
+
+
+@pytest.mark.parametrize(('name', 'subtype'), [('x.wav', 'GSM610'), ('x.wav', 'G721_32'), ('x.au', 'G723_24')])
+def test_sounds_of_telephones_which_cannot_be_sought_in_are_read(tmp_path, name, subtype):
+  soundfile.write(tmp_path / name, voice(SECONDS, 0, 8_000), 8_000, subtype=subtype)
+  assert abs(len(decode(tmp_path / name)) - SECONDS * RATE) < 1_600
+  assert abs(len(decode(tmp_path / name, start=1.0, seconds=1.0)) - RATE) < 2
+
+
 @pytest.mark.parametrize('unknown', [0xFFFFFFFF, 0x80000000, 0x7FFFF000])
 def test_a_wav_out_of_a_pipe_does_not_know_its_length_and_is_read_whole(tmp_path, unknown):
   samples = voice_int16(SECONDS, seed=0)

@@ -238,6 +238,24 @@ def test_a_csv_says_which_files_and_their_labels(tmp_path):
   assert dataset.load_manifest(tmp_path / 'output').classes == ('cat', 'dog')
 
 
+def test_a_csv_says_what_is_held_out(tmp_path, capsys):
+  names = write_wavs(tmp_path, 3)
+  table = tmp_path / 'x.csv'
+  table.write_text('file_name,split\n' + f'{names[0]},train\n{names[1]},\n{names[2]},test\n')
+  run(table, tmp_path / 'output')
+  for split, expected in (('train', names[:2]), ('test', names[2:])):
+    assert [example['id'][0].decode() for example in read_examples(tmp_path / 'output', split)] == expected
+
+
+def test_names_with_brackets_are_shown_as_they_are(tmp_path, capsys):
+  [name] = write_wavs(tmp_path, 1)
+  (tmp_path / name).rename(tmp_path / 'talk [dQw4w9WgXcQ].wav')
+  (tmp_path / '[').mkdir()
+  (tmp_path / '[/x].wav').touch()
+  run(tmp_path, tmp_path.parent / f'{tmp_path.name}_output', '--max_bad_fraction', 0.5)
+  assert '[/x].wav' in capsys.readouterr().out
+
+
 def test_csv_mistakes_are_named(tmp_path):
   table = tmp_path / 'x.csv'
   for content, complaint in (
@@ -246,6 +264,7 @@ def test_csv_mistakes_are_named(tmp_path):
     ('', 'has no rows'),
     ('file_name\n', 'has no rows'),
     ('file_name\na.wav\na.wav \n', 'lists a.wav twice'),
+    ('file_name,split\na.wav,my/test\n', "has the split 'my/test' of a.wav: rename it"),
     ('file_name,label\na.wav\n,dog\n', '1 rows without a "file_name", the first in row 3'),
   ):
     table.write_text(content)
@@ -254,6 +273,10 @@ def test_csv_mistakes_are_named(tmp_path):
   table.write_bytes(b'file_name\n\xff\xfe.wav\n')
   with pytest.raises(UserError, match='cannot be read as a UTF-8 CSV file'):
     inputs.list_folder(table)
+  with tarfile.open(tmp_path / 'x.tar.gz', 'w:gz') as tar:
+    tar.add(table)
+  with pytest.raises(UserError, match='is compressed, .* unpack it with gzip -d first'):
+    inputs.list_folder(tmp_path / 'x.tar.gz')
   with pytest.raises(UserError, match='neither a folder nor a CSV'):
     inputs.list_folder(tmp_path / 'nothing')
 

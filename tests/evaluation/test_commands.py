@@ -118,11 +118,12 @@ def test_protocol_evar_takes_the_published_rate_and_statistics_of_the_tasks_trai
   assert details['learning_rate'] == 1e-3  # There is no task.json.
 
 
-def test_a_broken_clip_is_named_and_nothing_is_written(run, config_file, tones, tmp_path):
+def test_broken_clips_are_named_all_at_once_and_nothing_is_written(run, config_file, tones, tmp_path):
   folder = shutil.copytree(tones, tmp_path / 'tones')
   (folder / 'low_0.wav').write_text('not a sound')
+  (folder / 'low_1.wav').write_bytes(b'')
   config_file.write_text(CONFIG_FILE.format(path=str(folder)))
-  with pytest.raises(UserError, match='low_0.wav'):
+  with pytest.raises(UserError, match='low_0.wav: .*low_1.wav: empty.* Take 2 of 30 clips out of the metadata.csv'):
     evaluate.main(['--config', str(config_file), '--workdir', str(run)])
   assert not (run / 'eval/results.json').exists()
 

@@ -46,6 +46,14 @@ def test_a_table_without_a_split_valid_has_a_tenth_of_train_held_out_and_says_so
   assert 'a tenth of train is held out' in capsys.readouterr().err
 
 
+def test_a_label_of_one_clip_is_trained_on_and_said_to_have_none_to_validate_with(tmp_path, capsys):
+  folder = write(tmp_path, COLUMNS, [*rows_of(train=20, test=5), ('c.wav', 'train', 'c')])
+  [split] = folder.splits
+  assert [len(split.train), len(split.valid), len(split.test)] == [37, 4, 10]
+  assert 20 * 2 + 5 * 2 not in split.valid
+  assert '1 labels have 1 clip to train on and none to validate with, as has "c"' in capsys.readouterr().err
+
+
 def test_each_fold_is_the_test_set_in_turn_and_a_tenth_of_every_class_of_the_rest_is_held_out(tmp_path):
   rows = [(f'{label}{i}.wav', label, str(1 + i % 11)) for label in 'ab' for i in range(44)]
   folder = write(tmp_path, ('file_name', 'label', 'fold'), rows)
@@ -82,7 +90,7 @@ def test_each_fold_is_the_test_set_in_turn_and_a_tenth_of_every_class_of_the_res
     (
       ('file_name', 'label', 'fold'),
       [(f'{label}{i}.wav', label, i % 2) for label in 'ab' for i in range(2)],
-      'label "a" has 1 clip to train on and to validate with',
+      'no label has 2 clips, one to train on and one to validate with',
     ),
     (('file_name', 'label', 'fold'), [('a.wav', 'a', '1'), ('b.wav', 'b', '')], '1 rows without a "fold"'),
   ],

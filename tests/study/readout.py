@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
       of_choice = found.setdefault((layers, pool), {'valid': {}, 'test': {}})
       features = read_out(blocks, layers, pool)
       of_choice['valid'][name], of_choice['test'][name] = scores(features, folder)
-      console.print(f'{name}: {", ".join(layers)} ({pool})', of_choice['valid'][name], markup=False)
+      console.print(f'{name}: {", ".join(layers)} ({pool})', of_choice['valid'][name])
   record = {
     'run': Path(asked.workdir).name + (', untrained' if asked.untrained else ''),
     'settings': records.settings_of(run.config),

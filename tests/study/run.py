@@ -4,9 +4,9 @@
                             [--processes 2]
 
 A run is one process on one core, by the project's own commands: CPU-seconds are those of `selfie_jax.train` from its
-start to its end, imports and compiling included. What has a record is done: to run it again, delete the record and the
-run in OUTPUT. A study that was stopped, or killed, goes on where it was, its runs from their last checkpoints. A run
-that fails gets a record with its last line, and the others go on.
+start to its end, imports and compiling included. What has a record in RESULTS is done: another --results and --output
+measure anew, with other data, too. A study that was stopped, or killed, goes on where it was, its runs from their last
+checkpoints. A run that fails gets a record with its last line, and the others go on.
 
 DATA has the public tasks' folders, RECORDS what `selfie_jax.prepare` made of the clips to pre-train on. OUTPUT gets the
 runs with their logs. cells.py says what the cells are, `facts_of` and `outcome_of` what a record holds.
@@ -116,8 +116,10 @@ def main(arguments: Sequence[str]) -> int:
       raise UserError(f'{places.data / task} has no metadata.csv: --data is where the folders of the public tasks are')
   places.output.mkdir(parents=True, exist_ok=True)
   write_tuning_tasks(places.data, places.tuning)
-  jobs = to_do(choose(CELLS, asked.only), asked.seeds, places)
-  console.print(f'{len(jobs)} runs to do')
+  cells = choose(CELLS, asked.only)
+  jobs = to_do(cells, asked.seeds, places)
+  done = len(cells) * len(asked.seeds) - len(jobs)
+  console.print(f'{len(jobs)} runs to do, {done} have a record in {places.results}')
   commands = Commands()
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, commands.stop)
@@ -145,7 +147,7 @@ def to_do(cells: Sequence[Cell], seeds: Sequence[int], places: Places) -> list[J
       continue
     record = json.loads(places.record(job).read_text())
     if advice := stale(job, record):
-      console.print(f'{job.name}: its record is of other settings, and is kept. {advice}', markup=False)
+      console.print(f'{job.name}: its record is of other settings, and is kept. {advice}')
     elif record['values'] != dict(job.cell.values):
       records.write(record | {'values': dict(job.cell.values)}, places.record(job))
   return [job for job in jobs if not places.record(job).exists()]
@@ -199,7 +201,7 @@ def run_job(job: Job, places: Places, commands: Commands, machine_line: str) -> 
   train = ['selfie_jax.train', '--config', str(CONFIG), '--workdir', str(workdir), *job.arguments()]
   train += [f'--config.data.path={places.records}', '--config.log.tensorboard=False', '--config.checkpoint.keep=1']
   evaluate = ['selfie_jax.evaluate', '--config', str(EVALUATION), '--workdir', str(workdir)]
-  evaluate += [f'--config.tasks={places.tasks()!r}', '--config.only=()', f'--config.baselines={job.cell.baselines}']
+  evaluate += [f'--config.tasks={places.tasks()!r}', f'--config.baselines={job.cell.baselines}']
   record = facts_of(job) | {'machine': machine_line, 'versions': versions()}
   try:
     devices = {'XLA_FLAGS': f'--xla_force_host_platform_device_count={job.cell.devices}'}
@@ -209,7 +211,7 @@ def run_job(job: Job, places: Places, commands: Commands, machine_line: str) -> 
   except CommandFailedError as error:
     record['failed'] = str(error)
   records.write(record, places.record(job))
-  console.print(f'{job.name}: {record.get("failed") or record["mean_of_five"]}', markup=False)
+  console.print(f'{job.name}: {record.get("failed") or record["mean_of_five"]}')
   return 'failed' in record
 
 

@@ -20,7 +20,7 @@ import optax
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from selfie_jax.audio.log_mel import log_mel
+from selfie_jax.audio.log_mel import log_mel, num_frames
 from selfie_jax.config import Evaluation, LogMel
 from selfie_jax.embedding.clips import Units
 from selfie_jax.evaluation.readouts import metrics
@@ -187,7 +187,7 @@ def _apply(
   params, statistics = weights
   encoder = nnx.merge(graphdef, params['encoder'], statistics, copy=True)
   x = (log_mel(audio, config) - mean) / std
-  frames = 1 + jnp.maximum(counts, min_samples) // config.hop_length
+  frames = num_frames(jnp.maximum(counts, min_samples), config)
   features = encoder(x, train=keys is not None, keys=keys, valid=frames)
   embedding = encoder.pool(features, frames // encoder.frame_stride)
   head = params['head']

@@ -275,18 +275,23 @@ def _fold_splits(folds: np.ndarray, labels: np.ndarray, classes: np.ndarray, pat
 def _held_out(
   rest: np.ndarray, test: np.ndarray, seed: int, labels: np.ndarray, classes: np.ndarray, path: epath.Path
 ) -> Split:
-  """Returns a split whose validation set is a random tenth of `rest`: of each class, and at least one clip."""
-  random = np.random.default_rng(seed)
-  valid = []
+  """Returns a split whose validation set is a random tenth of `rest`: of each class, and at least one of its clips.
+
+  A class of a single clip is trained on, and not validated with.
+  """
   # A clip of a multi-label task is of several classes, or of none: there is no tenth of each.
-  for rows in [rest] if labels.ndim == 2 else _by_label(rest, labels):
-    if len(rows) < 2:
-      label = 'any' if labels.ndim == 2 else classes[labels[rows[0]]]
-      raise UserError(
-        f'{path}: label "{label}" has {len(rows)} clip to train on and to validate with, and needs 2, one for each'
-      )
-    valid.append(random.choice(rows, max(1, round(_VALID_FRACTION * len(rows))), replace=False))
-  valid = np.sort(np.concatenate(valid))
+  groups = [rest] if labels.ndim == 2 else _by_label(rest, labels)
+  singles = [rows for rows in groups if len(rows) < 2]
+  if len(singles) == len(groups):
+    raise UserError(f'{path}: no label has 2 clips, one to train on and one to validate with: add some')
+  if singles:
+    first = classes[labels[singles[0][0]]]
+    console.print(f'{path}: {len(singles)} labels have 1 clip to train on and none to validate with, as has "{first}"')
+  random = np.random.default_rng(seed)
+  tenths = [
+    random.choice(rows, max(1, round(_VALID_FRACTION * len(rows))), replace=False) for rows in groups if len(rows) > 1
+  ]
+  valid = np.sort(np.concatenate(tenths))
   return Split(np.setdiff1d(rest, valid), valid, test)
 
 
@@ -302,7 +307,7 @@ def _checked(split: Split, labels: np.ndarray, classes: np.ndarray, path: epath.
       continue
     message = f'{path}: {len(unknown)} labels are in {name} and not in train, the first is "{classes[unknown[0]]}"'
     if labels.ndim == 1:
-      raise UserError(message)
+      raise UserError(f'{message}: take its clips out of the table, or move some to train')
     console.print(message)
   return split
 

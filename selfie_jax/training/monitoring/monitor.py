@@ -235,10 +235,11 @@ class Monitor:
     if self._collapse_reported or (std >= limits.collapse_std and rank >= limits.collapse_rank):
       return
     self._collapse_reported = True
+    diversity = 'raise objective.diversity or ' if self._config.objective.diversity else ''  # Not every objective's.
     console.print(
       f'COLLAPSE at step {step}: embedding std {std:.4g} (alarm under {limits.collapse_std:g}), effective rank '
-      f'{rank:.3g} (alarm under {limits.collapse_rank:g}). The embeddings carry next to nothing: stop, and raise '
-      'objective.diversity or lower optimizer.learning_rate.',
+      f'{rank:.3g} (alarm under {limits.collapse_rank:g}). The embeddings carry next to nothing: stop, and '
+      f'{diversity}lower optimizer.learning_rate.',
       style='bold red',
     )
 
