@@ -15,13 +15,13 @@ Carried over from the study of a small encoder (tests/study/STUDY.md: AudioNTT20
 0.95 s in batches of 128 by Adam; "tuning / test"; differences of pairs of three seeds), and never run at this scale:
   concat_blocks 2   of seed 1, the last dense layer alone has 61.5 / 52.8 ("valid / test") and pitch 83.8; with the last
                     block's convolutions 65.5 / 56.3, 84.8; two blocks' 69.6 / 59.5, 85.5; all three 69.8 / 59.7, 87.3.
-                    An encoder of two blocks, as here, has +0.6 / -1.4 beside one of three (seed 0 alone).
+                    An encoder of two blocks, as here, has +0.2 +- 0.2 / -0.4 +- 0.7 beside one of three.
   invariance 5      with the 25 of VICReg, -1.1 +- 0.1 / -2.0 +- 0.7.
   resize_frequency  the published 0.6-1.5 stays: beside 0.8-1.25, +0.2 +- 0.1 / -0.3 +- 0.3; none,
                     -1.7 +- 0.1 / -1.8 +- 0.2.
 Not carried over: the learning rate, which belongs to a batch and an optimizer; projector.dense_only, which those runs
-had (without it -0.3 +- 0.5 / -1.7 +- 0.4); and their projector of 1,024 to 256 (4,096 to 1,024, as here: -0.4 / -1.1,
-seed 0 alone).
+had (without it -0.3 +- 0.5 / -1.7 +- 0.4); and their projector of 1,024 to 256 (4,096 to 1,024, as here:
+-0.5 +- 0.2 / -0.3 +- 0.5).
 """
 
 import ml_collections
