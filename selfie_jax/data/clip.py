@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-SPLIT = re.compile(r'[A-Za-z][A-Za-z0-9_]*')  # What can be the name of one.
+SPLIT = re.compile(r'[A-Za-z][A-Za-z0-9_]*')  # What can be the name of a split.
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

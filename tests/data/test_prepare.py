@@ -238,7 +238,7 @@ def test_a_csv_says_which_files_and_their_labels(tmp_path):
   assert dataset.load_manifest(tmp_path / 'output').classes == ('cat', 'dog')
 
 
-def test_a_csv_says_what_is_held_out(tmp_path, capsys):
+def test_a_csv_says_what_is_held_out(tmp_path):
   names = write_wavs(tmp_path, 3)
   table = tmp_path / 'x.csv'
   table.write_text('file_name,split\n' + f'{names[0]},train\n{names[1]},\n{names[2]},test\n')
