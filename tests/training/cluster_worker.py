@@ -64,6 +64,13 @@ def fail_alike(process_id):
   raise UserError('all of them found the same')
 
 
+def end_slowly(process_id):
+  end = preemption.end_process
+  if process_id == 1:
+    preemption.end_process = lambda code: (time.sleep(0.5), end(code))
+  raise UserError('all of them found the same')
+
+
 def sleep(process_id):
   time.sleep(60)
 

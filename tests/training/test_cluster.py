@@ -254,6 +254,13 @@ def test_processes_that_fail_alike_each_say_so():
   assert errors == ['error: all of them found the same\n'] * 2
 
 
+def test_process_0_which_keeps_the_notes_is_the_last_to_go():
+  """Or JAX ends the others with a page of its own, where the machine is busy and they are slow."""
+  codes, errors = ends(start_pair('end_slowly'))
+  assert codes == [1, 1]
+  assert errors == ['error: all of them found the same\n'] * 2
+
+
 def test_a_process_that_is_killed_while_the_other_waits_for_it_on_the_device_is_named_in_one_line():
   pair = start_pair('step')
   wait_for('steps', pair)

@@ -30,6 +30,7 @@ _SHUTDOWN_SECONDS = 60  # JAX's own barrier at exit, to which all come from a ba
 _GRACE_SECONDS = 1.0  # For a process to find for itself what another one has ended with.
 _SILENT_SECONDS = 3.0  # One that does not answer for so long is gone.
 _LINGER_SECONDS = 5.0  # Of process 0, which keeps the notes, for the others to read its last one.
+_PARTING_SECONDS = 1.0  # And then for them to be really gone: JAX has a page to say in a process that outlives it.
 _FOLDER = 'selfie_jax'
 
 
@@ -275,6 +276,8 @@ class Peers:
       alive = self.num_processes - len(self._lost)
       while self.process_id == 0 and len(self._get('gone')) < alive and time.monotonic() < deadline:
         time.sleep(0.1)
+      if self.process_id == 0:
+        time.sleep(_PARTING_SECONDS)
     preemption.end_process(code)
 
   def _follow(self, news: Mapping[str, str]) -> None:
