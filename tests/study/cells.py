@@ -133,7 +133,6 @@ CELLS = (
   ),
   _short('projector_deep', 'projector', '1,024, 1,024, 256', {'projector.hidden_layers': 2}),
   _short('64_channels', 'encoder', 'AudioNTT2020, 64 channels, width 512', {'encoder.conv_channels': 64}),
-  _short('128_channels', 'encoder', 'AudioNTT2020, 128 channels, width 512', {'encoder.conv_channels': 128}),
   _short('width_2048', 'encoder', 'AudioNTT2020, 32 channels, width 2,048', {'encoder.width': 2_048}),
   _short(
     '2022',
